@@ -1,0 +1,1 @@
+"""What a run leaves for use: saved atomically, opened again, verified."""

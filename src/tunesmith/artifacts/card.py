@@ -1,0 +1,57 @@
+"""The README of an artifact: what it is, how it scored, and the lines that load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PEFT = '''from peft import PeftModel
+from transformers import {auto}, AutoTokenizer
+
+base = {auto}.from_pretrained("{base}", num_labels={labels})
+model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'''
+
+PIPELINE = '''from transformers import pipeline
+
+classify = pipeline("{task}", model="path/to/this/folder")
+print(classify("..."))'''
+
+OWN = '''import tunesmith
+
+artifact = tunesmith.load("path/to/this/folder")
+print(artifact.predict([{{"text": "..."}}]))'''
+
+
+def card(info: dict[str, Any]) -> str:
+    """Model card in Markdown with the metadata block that model hubs read."""
+    base, state = info["base_model"], info["task_state"]
+    auto = "AutoModelForSequenceClassification"
+    labels = 1 if state.get("problem") == "regression" else len(state.get("labels", []))
+    if info["format"] == "peft":
+        snippet = PEFT.format(auto=auto, base=base["path"], labels=labels)
+    elif info["format"] == "model":
+        snippet = PIPELINE.format(task=info["task"])
+    else:
+        snippet = OWN.format()
+    lines = [
+        "---",
+        "library_name: " + {"peft": "peft", "model": "transformers"}.get(info["format"], "tunesmith"),
+        f"base_model: {base['name']}",
+        "tags:",
+        "- tunesmith",
+        f"- {info['technique']}",
+        "---",
+        "",
+        f"# {info['task']} with {info['technique']} on {base['name']}",
+        "",
+        f"- base model: `{base['name']}` (sha256 of its weights `{base['sha256'] or 'not recorded'}`)",
+        f"- trained in {info.get('dtype', 'float32')}; stored and measured in float32",
+        f"- inputs are cut to {info['max_length']} tokens",
+    ]
+    if state.get("labels"):
+        shown = ", ".join(str(label) for label in state["labels"][:20])
+        lines.append(f"- labels: {shown}{', ...' if len(state['labels']) > 20 else ''}")
+    lines += ["", "The scores of the run stand in its `result.json`.", "", "```python", snippet, "```", ""]
+    if info["format"] != "model":
+        lines += ["With tunesmith: `tunesmith predict path/to/this/folder --data rows.jsonl --output predictions.jsonl`.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""Write an artifact folder and open it again.
+
+    artifact/
+      tunesmith.json             task, labels, technique and options, base model and its hash, hashes of the files
+      README.md                  card with a load snippet
+      tokenizer files
+      model.safetensors, config.json                   technique `full` or a merged model: opens in plain transformers
+      adapter_config.json, adapter_model.safetensors   techniques that peft has: opens in plain peft
+      trained.safetensors                              the other techniques: what was trained, head included
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith import registry
+from tunesmith.artifacts.card import card
+from tunesmith.cache import store
+from tunesmith.config import RunConfig
+from tunesmith.errors import ArtifactError, SaveError
+from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate
+from tunesmith.seeding import derive
+from tunesmith.tasks._base import Task
+from tunesmith.techniques._base import Technique
+
+INFO = "tunesmith.json"
+SCHEMA = 1
+
+
+@dataclass
+class Opened:
+    """An artifact ready for use."""
+
+    loaded: Loaded
+    task: Task
+    technique: Technique
+    info: dict[str, Any]
+    folder: Path
+
+
+def save(folder: Path, loaded: Loaded, task: Task, technique: Technique, config: RunConfig, max_length: int, notes: dict[str, Any]) -> Path:
+    """Write the artifact beside its final place, flush it, then rename.
+
+    Raises:
+        SaveError: the disk is full or not writable; nothing half-written stays.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+        technique.export(loaded.backbone, temporary, loaded.source.path)
+        loaded.tokenizer.save_pretrained(temporary)
+        info = {
+            "schema_version": SCHEMA,
+            "task": task.name,
+            "task_options": task.options.model_dump(mode="json"),
+            "task_state": task.state_dict(),
+            "technique": technique.name,
+            "technique_options": technique.options.model_dump(mode="json"),
+            "format": technique.saves,
+            "base_model": {"name": loaded.source.name, "path": loaded.source.path, "sha256": loaded.source.sha256},
+            "model_class": type(loaded.model).__name__,
+            "head": list(loaded.backbone.head_names),
+            "max_length": max_length,
+            "trust_remote_code": config.trust_remote_code,
+            "seed": config.seed,
+            **notes,
+        }
+        (temporary / "README.md").write_text(card(info), encoding="utf-8")
+        info["files"] = {p.name: store.file_sha256(p) for p in sorted(temporary.glob("*.safetensors"))}
+        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except Exception as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        # safetensors reports a full disk as its own error class, torch as RuntimeError
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "No space left" in str(error):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SaveError(f"cannot write the artifact `{folder}`: {reason}; free some space and run the same command again.") from error
+        raise
+    return folder
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The artifact's description.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    folder = folder / "artifact" if (folder / "artifact" / INFO).is_file() else folder
+    path = folder / INFO
+    if not path.is_file():
+        raise ArtifactError(f"`{folder}` is not an artifact (it has no {INFO}); give the `artifact` folder of a finished run.")
+    try:
+        info = dict(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"`{path}` is damaged ({error}); train again or restore it from a copy.") from error
+    if info.get("schema_version") != SCHEMA:
+        raise ArtifactError(f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it.")
+    info["folder"] = str(folder)
+    return info
+
+
+def check_files(folder: Path, info: dict[str, Any]) -> None:
+    """Compare the weight files with the hashes written when they were saved.
+
+    Raises:
+        ArtifactError: a file is missing or changed.
+    """
+    for name, sha in info["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"the artifact `{folder}` lacks `{name}`; restore it from a copy or train again.")
+        if store.file_sha256(path) != sha:
+            raise ArtifactError(f"`{path}` is damaged (its sha256 is not what was saved); restore it from a copy or train again.")
+
+
+def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Opened:
+    """Open an artifact: base model, technique, head, tokenizer, task.
+
+    Raises:
+        ArtifactError: it is damaged, or its base model changed.
+    """
+    info = read_info(Path(path))
+    folder = Path(info["folder"])
+    check_files(folder, info)
+    task_class = registry.load("task", info["task"])
+    task = task_class(task_class.Options.model_validate(info["task_options"]))
+    task.load_state_dict(info["task_state"])
+    technique_class = registry.load("technique", info["technique"])
+    technique = technique_class(
+        technique_class.Options.model_validate(info["technique_options"]), registry.split_name(info["technique"])[1]
+    )
+    trust = bool(info["trust_remote_code"])
+    own = Source(str(folder), str(folder), "")
+    whole = info["format"] == "model"
+    source = own if whole else _base(info)
+    tokenizer = load_tokenizer(own, trust_remote_code=trust)
+    loaded = load_model(
+        source, tokenizer, task.auto_class, task.config_overrides(), reads=task.reads, dtype=dtype, trust_remote_code=trust,
+        seed=int(info["seed"]),
+    )  # fmt: skip
+    if not whole:
+        if info["head"] != list(loaded.backbone.head_names):
+            raise ArtifactError(f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {list(loaded.backbone.head_names)}.")
+        torch.manual_seed(derive(int(info["seed"]), "attach"))
+        technique.attach(loaded.backbone)
+    technique.restore(loaded.backbone, folder)
+    loaded.model.eval()
+    return Opened(loaded, task, technique, info, folder)
+
+
+def _base(info: dict[str, Any]) -> Source:
+    base = info["base_model"]
+    name = base["name"] if str(base["name"]).startswith("asset:") else base["path"]
+    source = locate(name)
+    if base["sha256"] and source.sha256 and source.sha256 != base["sha256"]:
+        raise ArtifactError(
+            f"the artifact was trained on `{base['name']}` with sha256 {base['sha256'][:12]}..., and `{source.path}` now has {source.sha256[:12]}...; "
+            "give it the model it was trained on."
+        )
+    return source
+
+

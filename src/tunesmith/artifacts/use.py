@@ -1,0 +1,162 @@
+"""Use an artifact: score it on rows, or predict for rows, in fp32 unless asked otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.artifacts.store import Opened, open_artifact
+from tunesmith.cache.ragged import RaggedColumn, RaggedRows
+from tunesmith.data import sources
+from tunesmith.errors import DataError
+from tunesmith.evaluation.encode import encode
+from tunesmith.evaluation.evaluate import Scored, evaluate
+
+BLOCK = 2000  # rows predicted at a time
+
+
+class Artifact:
+    """An opened artifact on a device.
+
+    Example:
+        >>> artifact = tunesmith.load("runs/lora/artifact")
+        >>> artifact.predict([{"text": "a fine film"}])
+        [{'text': 'a fine film', 'prediction': 'positive', 'score': 0.98}]
+    """
+
+    def __init__(self, opened: Opened, device: torch.device, batch_size: int = 64) -> None:
+        self.opened, self.device, self.batch_size = opened, device, batch_size
+        opened.loaded.model.to(device)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.opened.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.opened.loaded.tokenizer
+
+    @property
+    def task(self) -> Any:
+        """The task it was trained for."""
+        return self.opened.task
+
+    def score(self, rows: sources.Rows, title: str = "evaluate") -> Scored:
+        """Metrics and predictions on labelled rows."""
+        encoded = encode(self.task, rows, self.tokenizer, int(self.opened.info["max_length"]))
+        return evaluate(
+            self.model, self.task, encoded, batch_size=self.batch_size, device=self.device, pad_id=self.tokenizer.pad_token_id, title=title
+        )
+
+    def evaluate(self, data: Any, columns: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Metrics on a data file, asset or Python objects."""
+        rows = _read(data, columns or {}, self.task.required, self.task.optional)
+        self.task.check(rows, "eval")
+        return self.score(rows).metrics
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each row with `prediction` and `score` added, in order."""
+        features = list(self.task.encode([_inputs(row, self.task, i) for i, row in enumerate(rows)], self.tokenizer, int(self.opened.info["max_length"])))
+        if not features:
+            return []
+        columns = {name: _Listed([f[name] for f in features]) for name in features[0]}
+        scored = evaluate(
+            self.model, self.task, RaggedRows(columns), batch_size=self.batch_size, device=self.device, pad_id=self.tokenizer.pad_token_id,
+            title="predict",
+        )  # fmt: skip
+        return [
+            {**row, **self.task.present(p, s)} for row, p, s in zip(rows, scored.predicted, scored.scores, strict=True)
+        ]
+
+
+class _Listed(RaggedColumn):
+    """Rows held in a list, for predictions that are not worth a cache entry."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+    @property
+    def lengths(self) -> Any:
+        import numpy as np
+
+        return np.asarray([len(row) for row in self.rows])
+
+
+def _inputs(row: Mapping[str, Any], task: Any, index: int) -> dict[str, Any]:
+    needed = [name for name in task.required if name in task.inputs]
+    for name in needed:
+        if row.get(name) is None:
+            have = ", ".join(f"`{n}`" for n in row) or "nothing"
+            raise DataError(f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`.")
+    return {name: row[name] for name in task.inputs if row.get(name) is not None or name in row}
+
+
+def _read(data: Any, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> sources.Rows:
+    if isinstance(data, (str, Path)):
+        return sources.read(str(data), columns, required, optional)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return sources.read(str(sources.write_objects(data, Path(folder) / "rows.jsonl")), columns, required, optional)
+
+
+def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", batch_size: int = 64) -> Artifact:
+    """Open an artifact for use."""
+    from tunesmith.training.precision import pick_device
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
+    opened = open_artifact(folder)
+    if kinds[dtype] != torch.float32:
+        for parameter in opened.loaded.model.parameters():
+            parameter.data = parameter.data.to(kinds[dtype])
+    return Artifact(opened, pick_device(device), batch_size)
+
+
+def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Rows of a file with predictions, block by block, in order; other columns are kept."""
+    table, _ = sources.open_table(data)
+    needed = [name for name in artifact.task.required if name in artifact.task.inputs]
+    sources.rename(table, data, columns, needed, [n for n in artifact.task.optional if n in columns])
+    names = {columns.get(n, n): n for n in (*needed, *artifact.task.optional)}
+    for start in range(0, len(table), BLOCK):
+        block = table[start : start + BLOCK]
+        records = [dict(zip(block, values, strict=True)) for values in zip(*block.values(), strict=True)]
+        asked = [{names.get(key, key): value for key, value in record.items()} for record in records]
+        for offset, record in enumerate(asked):
+            for name in needed:
+                if record.get(name) is None:
+                    raise DataError(f"`{data}`, row {start + offset + 1}: `{name}` is null; fill it in or remove the row.")
+        for record, answer in zip(records, artifact.predict(asked), strict=True):
+            yield {**record, **{k: v for k, v in answer.items() if k in ("prediction", "score", "spans")}}
+
+
+def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
+    """Write rows as JSONL, atomically; returns how many."""
+    import os
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.writing")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                count += 1
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count

@@ -1,0 +1,115 @@
+"""Rows of unequal length in flat memory-mapped arrays: reading a row is a slice, opening a million rows is free.
+
+    values.npy   all rows' positions one after the other, [positions] or [positions, width]
+    offsets.npy  where each row starts, [rows + 1]
+
+A column whose rows all have one value (a label, a score) is stored without offsets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class RaggedColumn:
+    """One column: `column[i]` is the row's array (a view into the memory map)."""
+
+    def __init__(self, values: Array, offsets: Array | None) -> None:
+        self.values = values
+        self.offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Array:
+        if self.offsets is None:
+            return self.values[index]
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> Array:
+        """Positions in each row, [rows]."""
+        return np.ones(len(self), np.int64) if self.offsets is None else np.diff(self.offsets)
+
+
+class RaggedRows:
+    """Named columns of one data set; `rows[i]` is a mapping from column to the row's array."""
+
+    def __init__(self, columns: Mapping[str, RaggedColumn], meta: Mapping[str, Any] | None = None) -> None:
+        self.columns = dict(columns)
+        self.meta = dict(meta or {})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+    @property
+    def lengths(self) -> Array:
+        """Tokens of each row, [rows]."""
+        return self.columns["input_ids"].lengths
+
+
+class RaggedWriter:
+    """Append rows, then `close`; keeps one row in memory at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.streams: dict[str, Any] = {}
+        self.offsets: dict[str, list[int]] = {}
+        self.kinds: dict[str, tuple[str, tuple[int, ...], bool]] = {}
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row; every row must have the same columns."""
+        for name, value in row.items():
+            array = np.asarray(value)
+            if name not in self.streams:
+                if array.dtype == np.int64 and name != "row":
+                    dtype = np.dtype(np.int32)
+                else:
+                    dtype = array.dtype if array.dtype != np.float64 else np.dtype(np.float32)
+                ragged = array.ndim > 0
+                self.kinds[name] = (dtype.str, array.shape[1:], ragged)
+                self.streams[name] = (self.folder / f"{name}.bin").open("wb")
+                self.offsets[name] = [0]
+            dtype_name, _, ragged = self.kinds[name]
+            self.streams[name].write(np.ascontiguousarray(array, dtype=dtype_name).tobytes())
+            if ragged:
+                self.offsets[name].append(self.offsets[name][-1] + len(array))
+
+    def close(self, meta: Mapping[str, Any] | None = None) -> None:
+        """Write the offsets and the description."""
+        for name, stream in self.streams.items():
+            stream.close()
+            if self.kinds[name][2]:
+                np.save(self.folder / f"{name}.offsets.npy", np.asarray(self.offsets[name], np.int64))
+        description = {
+            "columns": {n: {"dtype": d, "shape": list(s), "ragged": r} for n, (d, s, r) in self.kinds.items()},
+            "meta": dict(meta or {}),
+        }
+        (self.folder / "rows.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+
+
+def open_rows(folder: Path) -> RaggedRows:
+    """Open what a `RaggedWriter` wrote, memory-mapped."""
+    description = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    columns = {}
+    for name, kind in description["columns"].items():
+        path = folder / f"{name}.bin"
+        shape = tuple(kind["shape"])
+        if path.stat().st_size == 0:
+            values = np.empty((0, *shape), kind["dtype"])
+        else:
+            values = np.memmap(path, dtype=kind["dtype"], mode="r")
+            values = values.reshape(-1, *shape) if shape else values
+        offsets = np.load(folder / f"{name}.offsets.npy") if kind["ragged"] else None
+        columns[name] = RaggedColumn(values, offsets)
+    return RaggedRows(columns, description["meta"])

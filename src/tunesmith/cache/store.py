@@ -1,0 +1,79 @@
+"""One folder per key, made once, by one process, and seen only when it is complete.
+
+The key is a hash of everything the content depends on (data, tokenizer, options, code version), so a stale
+entry cannot be read: it has another name. Two processes that want the same entry wait on a file lock, and the
+second finds it done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import SaveError
+
+FORMAT = 1  # part of every key: raise it when the layout of cached entries changes
+
+
+def cache_root() -> Path:
+    """Where everything cached lives: `TUNESMITH_CACHE`, or the platform's cache folder."""
+    chosen = os.environ.get("TUNESMITH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "tunesmith" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tunesmith"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
+
+
+def key_of(**parts: Any) -> str:
+    """Hash of named parts; anything JSON can write."""
+    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of an entry; `make(temporary_folder)` fills it if it is not there yet.
+
+    Raises:
+        SaveError: the disk is full or not writable; nothing half-made stays.
+    """
+    from filelock import FileLock
+
+    final = cache_root() / kind / key
+    if final.is_dir():
+        return final
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(final) + ".lock"):
+            if final.is_dir():
+                return final
+            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=final.parent))
+            try:
+                make(temporary)
+                temporary.replace(final)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise SaveError(
+            f"cannot write the cache entry `{final}`: {error.strerror or error}; free some space or set TUNESMITH_CACHE to another folder."
+        ) from error
+    return final

@@ -1,0 +1,99 @@
+"""What a reader needs to repeat or to doubt a comparison: protocol, versions, hardware, hashes, as label and value.
+
+Keys of the protocol that this module does not know are still shown, under their own name, so that nothing the runner
+recorded is lost on the way to the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tunesmith.compare import format as human
+
+Fact = tuple[str, str]
+SHOWN_ELSEWHERE = frozenset({"command", "versions", "hardware", "primary", "higher_is_better"})
+KNOWN = SHOWN_ELSEWHERE | {
+    *("model", "task", "train", "validation", "eval", "rows", "seeds", "epochs", "max_steps", "batch_size"),
+    *("techniques", "baselines", "created", "wall_seconds", "data_sha256", "model_sha256"),
+}
+
+
+def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:
+    """Data, budget and seeds, in the order in which a reader asks for them."""
+    rows = protocol.get("rows") or {}
+    facts: list[Fact] = [("Model", _text(protocol.get("model"))), ("Task", _text(protocol.get("task")))]
+    for part in ("train", "validation", "eval"):
+        source, number = protocol.get(part), rows.get(part)
+        if source or number:
+            facts.append((f"Data, {part}", _join([_text(source) if source else "cut from train", _rows(number)])))
+    facts += [
+        ("Seeds", _listed(protocol.get("seeds"))),
+        ("Budget", _budget(protocol)),
+        ("Techniques", _listed(protocol.get("techniques"))),
+        ("Baselines", _listed(protocol.get("baselines"))),
+        ("Created", _text(protocol.get("created"))),
+        ("Wall time", human.seconds(protocol.get("wall_seconds"))),
+        ("Data SHA-256", _text(protocol.get("data_sha256"))),
+        ("Model SHA-256", _text(protocol.get("model_sha256"))),
+    ]
+    facts += [(key.replace("_", " "), _text(value)) for key, value in protocol.items() if key not in KNOWN]
+    return [fact for fact in facts if fact[1] != human.MISSING]
+
+
+def machine_facts(protocol: Mapping[str, Any]) -> list[Fact]:
+    """The hardware, then the version of each library."""
+    hardware = dict(protocol.get("hardware") or {})
+    facts = []
+    if hardware:
+        memory = hardware.pop("memory_bytes", None)
+        facts = [("CPU", _text(hardware.pop("cpu", None))), ("Cores", _text(hardware.pop("cores", None)))]
+        facts += [("Memory", human.in_bytes(memory)), ("GPU", _text(hardware.pop("gpu", None) or "none"))]
+        facts += [(key.replace("_", " "), _text(value)) for key, value in hardware.items()]
+    facts += [(name, _text(version)) for name, version in (protocol.get("versions") or {}).items()]
+    return [fact for fact in facts if fact[1] != human.MISSING]
+
+
+def title(protocol: Mapping[str, Any]) -> str:
+    """The page's title: the task, the model and the data, by their last names."""
+    task, model, data = (protocol.get(key) for key in ("task", "model", "train"))
+    text = str(task or "Techniques")
+    text += f" with {_last_name(model)}" if model else ""
+    return text + (f" on {_last_name(data)}" if data else "")
+
+
+def _last_name(source: object) -> str:
+    """`bert-tiny` of `asset:bert-tiny`, `reviews.jsonl` of `/data/reviews.jsonl`."""
+    name = source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
+    return name.removeprefix("asset:").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name
+
+
+def _budget(protocol: Mapping[str, Any]) -> str:
+    steps, epochs, batch = (protocol.get(key) for key in ("max_steps", "epochs", "batch_size"))
+    parts = []
+    if steps:
+        parts.append(f"{steps:,} steps")
+    elif epochs:
+        parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'}")
+    if batch:
+        parts.append(f"batches of {batch}")
+    return _join(parts)
+
+
+def _rows(number: int | None) -> str:
+    return "" if number is None else f"{number:,} rows"
+
+
+def _listed(values: Iterable[Any] | None) -> str:
+    return _join([_text(value) for value in values or []])
+
+
+def _join(parts: Iterable[str]) -> str:
+    return ", ".join(part for part in parts if part) or human.MISSING
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return human.MISSING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,116 @@
+"""The comparison in a terminal: one row a technique, best first, readable at 100 columns.
+
+                                                 peak       train   tokens              gain
+technique    accuracy (%)        trainable     memory        time       /s   artifact   /min
+lora           84.4 ± 0.7   33.0 k  0.75 %  ◆ 620 MiB    ◆ 41.2 s   10.3 k    131 KiB   27.3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.compare import format as human
+from tunesmith.compare.statistics import higher_is_better, primary_metric, reference_row, sort_rows
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FRONT = "◆"  # on a cost: nothing else is both better and cheaper in it
+REASON_LENGTH = 84  # characters of a failure that the terminal shows; the report has all of it
+
+
+def comparison_table(results: Mapping[str, Any]) -> Table:
+    """The rows of results.json as a rich table, sorted best first; baselines dim, failures with their reason below."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    protocol = results.get("protocol") or {}
+    primary = primary_metric(protocol, results.get("runs") or [])
+    scale = human.scale_of(results, primary)
+    rows = sort_rows(results.get("rows") or [], higher_is_better(protocol, primary))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, caption_justify="left")
+    table.add_column("technique", min_width=12, max_width=32, overflow="fold", vertical="bottom")
+    # Headers are Text, not markup: a metric name in square brackets must not vanish.
+    quality = human.metric_label(primary, scale)
+    for header in (quality, "trainable", "peak\nmemory", "train\ntime", "tokens\n/s", "artifact", "gain\n/min"):
+        table.add_column(Text(header), justify="right", vertical="bottom", no_wrap=True)
+    for row in rows:
+        table.add_row(Text(str(row["technique"])), *_cells(row, scale), style=_style(row))
+    missing = [f"{row['technique']}: {_reason(row)}" for row in rows if row["status"] != "finished"]
+    if missing:
+        table.caption = Text("\n".join(["", *missing]), style="yellow")
+    return table
+
+
+def _style(row: Mapping[str, Any]) -> str:
+    if row["status"] in ("failed", "refused"):
+        return "yellow"
+    return "" if row["kind"] == "technique" else "dim"
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    ended = f"{row['n']} of {len(row['seeds'])} seeds" if row["status"] == "partial" else row["status"]
+    return human.shorten(f"{ended}, {row['reason'] or 'no reason was recorded'}", REASON_LENGTH)
+
+
+def _cells(row: Mapping[str, Any], scale: float) -> list[str]:
+    if not row["n"]:
+        return [row["status"], *[""] * 6]
+    trainable = human.MISSING
+    if row["trainable_parameters"] or row["kind"] == "technique":
+        trainable = human.count(row["trainable_parameters"])
+        if row["trainable_share"] is not None:
+            trainable += f" {human.share(row['trainable_share']):>7}"
+    return [
+        human.quality(row["primary"], scale),
+        trainable,
+        _marked(human.in_bytes(row["peak_memory_bytes"]), row["pareto_memory"]),
+        _marked(human.seconds(row["train_seconds"]), row["pareto_time"]),
+        human.count(row["tokens_per_second"]),
+        human.in_bytes(row["artifact_bytes"]),
+        human.per_minute(row["quality_per_cost"], scale),
+    ]
+
+
+def _marked(text: str, front: bool) -> str:
+    return f"{FRONT} {text}" if front else text
+
+
+def footnotes(results: Mapping[str, Any]) -> list[str]:
+    """What the table's numbers mean, one sentence each: interval, seeds, mark, gain, memory."""
+    rows = list(results.get("rows") or [])
+    protocol = results.get("protocol") or {}
+    primary = primary_metric(protocol, results.get("runs") or [])
+    seeds = max((len(row["seeds"]) for row in rows if row["kind"] == "technique"), default=0)
+    direction = "higher" if higher_is_better(protocol, primary) else "lower"
+    notes = []
+    if any(row["primary"] and row["primary"]["low"] is not None for row in rows):
+        notes.append(
+            f"{primary} ({direction} is better): mean over {seeds} seeds ± half the width of the 95 % Student t "
+            "interval; it covers seeds and row order, not another choice of evaluation rows."
+        )
+    else:
+        notes.append(
+            f"{primary} ({direction} is better): one seed, so no interval can be given and small differences may be "
+            "chance; repeat with at least three seeds."
+        )
+    partial = [row["technique"] for row in rows if row["status"] == "partial"]
+    if partial:
+        notes.append(f"Means of {', '.join(partial)} run over the finished seeds only.")
+    if any(row["pareto_memory"] or row["pareto_time"] for row in rows):
+        notes.append(
+            f"{FRONT} on a cost: on the Pareto front of {primary} and that cost, no other technique is at least as "
+            "good for less (baselines take no part)."
+        )
+    reference = reference_row(rows)
+    if reference is not None and any(row["quality_per_cost"] is not None for row in rows):
+        unit = "points" if human.scale_of(results, primary) != 1.0 else primary
+        above = f"the {reference['technique']} baseline" if reference["kind"] == "baseline" else "the untouched model"
+        notes.append(f"gain/min: {unit} gained over {above} per minute of training.")
+    notes.append(
+        "Peak memory is the highest of the run's own process (resident on CPU, allocated on CUDA), not of the whole "
+        "comparison; train time is without loading and evaluation."
+    )
+    return notes

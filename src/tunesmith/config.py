@@ -1,0 +1,256 @@
+"""One resolved configuration: the file, then `--set`, then flags; every mistake reported at once.
+
+Keys are written with underscores or dashes alike. A top-level key that names a registered task, technique,
+objective, strategy or baseline (`lora:`, `text-classification:`) holds that thing's own options, checked
+against its `Options` class. Unknown keys are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith import registry
+from tunesmith.errors import ConfigError, UserError, unknown
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Options(BaseModel):
+    """Base of every option set: unknown keys are errors, and values are checked on assignment."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class TrainingOptions(Options):
+    """How the loop runs. Defaults are those a practitioner would start with."""
+
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning-rate schedule")
+    warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient norm to this; 0 turns clipping off")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
+    )
+    length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
+    evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
+    early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
+    keep_best: bool = Field(False, description="end with the weights that scored best on validation")
+    checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
+    keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by score, so that validation rows are needed."""
+        return self.early_stopping is not None or self.keep_best
+
+
+class RunConfig(Options):
+    """Everything one run depends on."""
+
+    model: str = Field(description="folder, GGUF file, hub id, asset:NAME")
+    task: str = Field("text-classification", description="what the rows are for; see `tunesmith list tasks`")
+    train: str | None = Field(None, description="training rows: a file, a hub id (name:split) or asset:NAME")
+    validation: str | None = Field(None, description="rows that choices are made on")
+    eval: str | None = Field(None, description="rows that are only ever measured")
+    columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
+    technique: str = Field("lora", description="which parameters learn; see `tunesmith list techniques`")
+    quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
+    objective: str = Field("supervised", description="what is minimised")
+    strategy: str = Field("none", description="how earlier tasks are kept")
+    seed: int = Field(0, ge=0)
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3)")
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
+    batch_size: int = Field(16, ge=1, description="rows per optimiser step")
+    eval_batch_size: int = Field(64, ge=1, description="rows per forward pass when nothing is trained")
+    learning_rate: float | None = Field(None, gt=0, description="default: the technique's own")
+    max_length: int | None = Field(None, ge=4, description="tokens a row is cut to (default: the task's)")
+    max_train_rows: int | None = Field(None, ge=1, description="use the first N rows of a fixed shuffle")
+    max_eval_rows: int | None = Field(None, ge=1, description="measure on the first N rows of a fixed shuffle")
+    dtype: Dtype = Field("auto", description="what training computes in; auto asks the device")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    trust_remote_code: bool = Field(False, description="run code that a model folder brings along")
+    report_to: list[str] = Field(default_factory=list, description="tensorboard, wandb")
+    output: str | None = Field(None, description="the run's folder")
+    training: TrainingOptions = Field(default_factory=TrainingOptions)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="option sets by registry name")
+
+
+class CompareConfig(RunConfig):
+    """One comparison: a run's settings shared by several techniques and seeds."""
+
+    techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
+    baselines: list[str] = Field(default_factory=lambda: ["majority", "tfidf", "linear-probe"])
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    jobs: int = Field(1, ge=1, description="runs at a time")
+
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML configuration file (safe loading) as a mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read the configuration `{path}`: {error.strerror}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the configuration `{path}` is not UTF-8 text; save it as UTF-8.") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""  # type: ignore[attr-defined]
+        raise UserError(f"`{path}` is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"`{path}` must hold settings as `key: value`, got a {type(raw).__name__}.")
+    return raw
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """`lora.rank=8` as (["lora", "rank"], 8); the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set takes key=value, got `{text}`; for example --set lora.rank=8.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed) if parsed.strip() else parsed  # YAML 1.1 reads 1e-4 as text
+        except ValueError:
+            pass
+    return key.strip().split("."), parsed
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win; mappings merge key by key; keys are compared with dashes as underscores."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            name = str(key).replace("-", "_")
+            if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
+                merged[name] = merge(merged[name], value)
+            elif isinstance(value, Mapping):
+                merged[name] = merge(value) if name != "columns" else dict(value)
+            else:
+                merged[name] = value
+    return merged
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Nested mapping of several `a.b=c`."""
+    layers = []
+    for pair in pairs:
+        keys, value = parse_assignment(pair)
+        nested: Any = value
+        for key in reversed(keys):
+            nested = {key: nested}
+        layers.append(nested)
+    return merge(*layers)
+
+
+def build(cls: type[C], raw: Mapping[str, Any]) -> C:
+    """Check a raw mapping and return the resolved configuration.
+
+    Raises:
+        ConfigError: every wrong setting, with its path.
+    """
+    settings = merge(raw)
+    problems: list[tuple[str, str]] = []
+    sections: dict[str, dict[str, Any]] = {}
+    for key in list(settings):
+        if key in cls.model_fields and key != "options":
+            continue
+        if key == "options":
+            for name, value in dict(settings.pop(key) or {}).items():
+                sections.setdefault(name.replace("_", "-"), {}).update(value or {})
+            continue
+        owners = registry.families_of(key)
+        if owners:
+            value = settings.pop(key)
+            if value is not None and not isinstance(value, Mapping):
+                problems.append((key, f"holds options, so it must be a mapping, got `{value}`."))
+                continue
+            sections.setdefault(key.replace("_", "-"), {}).update(value or {})
+        else:
+            settings.pop(key)
+            known = [*(n for n in cls.model_fields if n != "options"), *(n for k in registry.FAMILIES for n in registry.names(k))]
+            problems.append((key, unknown("setting", key, known).split(" Known:")[0]))
+
+    config: C | None = None
+    try:
+        config = cls.model_validate(settings)
+    except ValidationError as error:
+        problems += explain(error, cls)
+
+    checked: dict[str, dict[str, Any]] = {}
+    for name, kind in (("task", "task"), ("technique", "technique"), ("objective", "objective"), ("strategy", "strategy")):
+        value = settings.get(name, cls.model_fields[name].default)
+        if isinstance(value, str):
+            try:
+                sections.setdefault(registry.resolve(kind, value).name, {})
+            except ConfigError as error:
+                problems += [(name, message) for _, message in error.problems]
+    for kind, plural in (("technique", "techniques"), ("baseline", "baselines")):
+        for value in settings.get(plural) or []:
+            try:
+                registry.resolve(kind, str(value))
+            except ConfigError as error:
+                problems += [(plural, message) for _, message in error.problems]
+    for name, values in sections.items():
+        for owner in registry.families_of(name):
+            options = registry.load(owner.kind, owner.name).Options
+            try:
+                checked[name] = options.model_validate(values).model_dump(mode="json")
+            except ValidationError as error:
+                problems += explain(error, options, name)
+    if problems or config is None:
+        raise ConfigError(problems)
+    config.options = checked
+    return config
+
+
+def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """Pydantic's findings as (path, sentence) pairs, with the nearest name for unknown keys."""
+    found = []
+    for item in error.errors():
+        path = ".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])])
+        if item["type"] == "extra_forbidden":
+            owner: Any = cls
+            for part in item["loc"][:-1]:
+                field = owner.model_fields.get(part) if hasattr(owner, "model_fields") else None
+                owner = getattr(field, "annotation", None)
+            known = list(getattr(owner, "model_fields", {}))
+            message = unknown("setting", str(item["loc"][-1]), known)
+        elif item["type"] == "missing":
+            message = "is required and was not given."
+        else:
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got `{item['input']}`."
+        found.append((path, message))
+    return found
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML; option sets are written under their own names."""
+    plain = config.model_dump(mode="json")
+    options = plain.pop("options")
+    return yaml.safe_dump({**plain, **options}, sort_keys=False, allow_unicode=True)
+
+
+def options_of(config: RunConfig, kind: str, name: str) -> Any:
+    """The checked option set of one registered name (defaults where the configuration is silent)."""
+    entry = registry.resolve(kind, name)
+    return registry.load(kind, name).Options.model_validate(config.options.get(entry.name, {}))

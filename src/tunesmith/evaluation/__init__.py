@@ -1,0 +1,1 @@
+"""Measuring: metrics of a model on rows, predictions, and what a run costs."""

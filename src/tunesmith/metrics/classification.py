@@ -1,0 +1,57 @@
+"""Accuracy, macro F1 and Matthews correlation, for one label a row or several.
+
+Only label indices are kept (a few bytes a row); the arithmetic is scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class SingleLabel:
+    """Metrics of rows with exactly one label.
+
+    accuracy = share of rows whose label is right; f1_macro = unweighted mean of the labels' F1 over the labels that
+    occur in truth or prediction; mcc = Matthews correlation (Gorodkin 2004 for more than two labels), 0 when either
+    side is constant.
+    """
+
+    def __init__(self) -> None:
+        self.predicted: list[np.ndarray[Any, Any]] = []
+        self.true: list[np.ndarray[Any, Any]] = []
+
+    def update(self, predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> None:
+        """Add a batch of label indices, each [rows]."""
+        self.predicted.append(np.asarray(predicted))
+        self.true.append(np.asarray(true))
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over everything added."""
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+        true, predicted = np.concatenate(self.true), np.concatenate(self.predicted)
+        return {
+            "accuracy": float(accuracy_score(true, predicted)),
+            "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
+            "mcc": float(matthews_corrcoef(true, predicted)),
+        }
+
+
+class MultiLabel(SingleLabel):
+    """Metrics of rows with any number of labels, as 0/1 matrices [rows, labels].
+
+    accuracy = share of rows whose label set is exactly right; mcc is over all (row, label) cells.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over everything added."""
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+        true, predicted = np.concatenate(self.true), np.concatenate(self.predicted)
+        return {
+            "accuracy": float(accuracy_score(true, predicted)),
+            "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
+            "mcc": float(matthews_corrcoef(true.ravel(), predicted.ravel())),
+        }

@@ -1,0 +1,1 @@
+"""Pretrained models: loading them, and finding their parts by role on any architecture."""

@@ -1,0 +1,232 @@
+"""Open a pretrained model with the head a task needs: a folder, a GGUF file, a hub id or an asset.
+
+Safetensors only: a folder that holds nothing but pickled weights is refused. The network is used only for a
+hub id.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tunesmith.cache import store
+from tunesmith.console import say
+from tunesmith.errors import ModelError, nearest
+from tunesmith.models.backbone import Backbone
+from tunesmith.seeding import derive
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        name: what the user called it.
+        path: what transformers opens: a folder, or a hub id.
+        sha256: hash of the weight files ("" for a hub id before it is downloaded).
+    """
+
+    name: str
+    path: str
+    sha256: str
+
+
+@dataclass
+class Loaded:
+    """A model with a task's head, its tokenizer and its parts."""
+
+    model: Any
+    tokenizer: Any
+    backbone: Backbone
+    source: Source
+
+
+def locate(name: str) -> Source:
+    """Find a model, fetching an asset or converting a GGUF file if need be.
+
+    Raises:
+        ModelError: nothing usable is there.
+    """
+    if name.startswith("asset:"):
+        from tunesmith import assets
+
+        folder = assets.fetch(name.removeprefix("asset:"))
+        if not folder.is_dir():
+            raise ModelError(f"`{name}` is a data set, not a model; see `tunesmith list assets`.")
+        return Source(name, str(folder), weights_sha256(folder))
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(f"`{name}` is a file; give a model folder, a .gguf file, a hub id or asset:NAME.")
+        return Source(name, str(_from_gguf(path)), store.file_sha256(path))
+    if path.is_dir():
+        _check_folder(path, name)
+        return Source(name, str(path.resolve()), weights_sha256(path))
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        folder = path.parent
+        close = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
+        raise ModelError(f"there is no model folder `{name}`{f' (did you mean `{folder / close}`?)' if close else ''}; check the path.")
+    return Source(name, name, "")
+
+
+def _check_folder(path: Path, name: str) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"the folder `{name}` holds no config.json, so it is not a model; give the folder that save_pretrained wrote.")
+    if not list(path.glob("*.safetensors")):
+        pickled = [p for p in PICKLES if (path / p).exists()]
+        if pickled:
+            raise ModelError(
+                f"the folder `{name}` holds its weights only as a pickle (`{pickled[0]}`), which can run code when opened; "
+                "convert it once with model.save_pretrained(folder), which writes safetensors."
+            )
+        raise ModelError(f"the folder `{name}` holds no .safetensors weights; give the folder that save_pretrained wrote.")
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash over all weight files of a folder; a single file's hash is that file's own."""
+    files = sorted(folder.glob("*.safetensors"))
+    hashes = [store.file_sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else store.key_of(files=[f.name for f in files], hashes=hashes)
+
+
+def _from_gguf(path: Path) -> Path:
+    """Dequantise a GGUF file once into a folder that transformers opens."""
+
+    def make(folder: Path) -> None:
+        from tunesmith.assets.convert.gguf import unpack
+
+        say(f"Dequantising {path.name} once (about a minute for a few hundred million parameters).")
+        unpack(path, folder)
+
+    return store.folder("gguf", store.key_of(sha=store.file_sha256(path)), make)
+
+
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model, with a padding token.
+
+    Raises:
+        ModelError: the folder has none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(source.path)
+    if folder.is_dir() and not any(
+        (folder / file).exists()
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "bpe.codes")
+    ):
+        raise ModelError(f"the model folder `{source.name}` has no tokenizer; save it there with tokenizer.save_pretrained(folder).")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many kinds
+        raise _unusable(source, "tokenizer", error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"the tokenizer of `{source.name}` has no padding, end or unknown token; set tokenizer.pad_token and save it.")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _unusable(source: Source, part: str, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0]
+    if not Path(source.path).is_dir():
+        return ModelError(
+            f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); "
+            "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
+        )
+    return ModelError(f"the {part} of `{source.name}` cannot be opened ({type(error).__name__}: {reason}).")
+
+
+def load_model(
+    source: Source,
+    tokenizer: Any,
+    auto_class: str,
+    overrides: dict[str, Any],
+    *,
+    reads: Literal["sequence", "tokens"],
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    load_options: dict[str, Any] | None = None,
+) -> Loaded:
+    """Open a model under a task's head.
+
+    A head that the checkpoint does not bring is drawn from `seed`, so that every technique starts from the same
+    one. The configuration is the model's own copy: techniques may change it.
+
+    Args:
+        source: from `locate`.
+        tokenizer: from `load_tokenizer`.
+        auto_class: a transformers class such as `AutoModelForSequenceClassification`.
+        overrides: configuration entries that the task sets (number of labels, ...).
+        reads: what the head reads.
+        seed: for the head's first values.
+        dtype: of the weights.
+        trust_remote_code: run code from the model's folder.
+        load_options: further `from_pretrained` arguments (quantization).
+    """
+    import transformers
+
+    quiet = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # "some weights were newly initialised" is expected here
+    state = torch.random.get_rng_state()
+    torch.manual_seed(derive(seed, "head"))
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+        inner = getattr(config, "text_config", None)
+        for key, value in {**overrides, "pad_token_id": tokenizer.pad_token_id}.items():
+            setattr(config, key, value)
+            if inner is not None and key == "pad_token_id":
+                setattr(inner, key, value)
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa" if getattr(config, "model_type", "") != "lstm" else None,
+            **(load_options or {}),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise _unusable(source, "model", error) from error
+    finally:
+        torch.random.set_rng_state(state)
+        transformers.logging.set_verbosity(quiet)
+    model.eval()
+    return Loaded(model, tokenizer, Backbone(model, reads=reads, fresh=frozenset(info["missing_keys"]), tokenizer=tokenizer), source)
+
+
+def longest_input(config: Any, tokenizer: Any) -> int | None:
+    """How many tokens the model can read; None where nothing bounds it (relative positions)."""
+    inner = getattr(config, "text_config", None) or config
+    bound = getattr(inner, "max_position_embeddings", None) or getattr(inner, "n_positions", None)
+    if getattr(inner, "model_type", "") in ("t5", "mt5", "umt5"):
+        bound = None  # relative positions
+    if bound and getattr(inner, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
+        bound -= int(getattr(inner, "pad_token_id", 1) or 1) + 1  # positions start after the padding index
+    limit = getattr(tokenizer, "model_max_length", None)
+    if limit and limit < 10**9:
+        bound = min(int(bound), int(limit)) if bound else int(limit)
+    return int(bound) if bound else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json as a mapping."""
+    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def dropout_to(model: Any, rate: float) -> None:
+    """Set every dropout rate of a model."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+        for name in ("attention_dropout", "dropout", "dropout_prob", "activation_dropout", "attention_probs_dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)

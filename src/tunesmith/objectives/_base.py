@@ -1,0 +1,29 @@
+"""The contract of an objective: from a model and a batch to a loss summed over the batch's supervised units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from tunesmith.config import Options
+from tunesmith.tasks._base import Batch, Task
+
+
+class Objective(ABC):
+    """What is minimised."""
+
+    family: ClassVar[str] = "objective"
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def required_outputs(self) -> set[str]:
+        """Model outputs needed beside logits (`hidden_states`, `attentions`)."""
+        return set()
+
+    @abstractmethod
+    def loss(self, model: Any, task: Task, batch: Batch) -> torch.Tensor:
+        """Loss summed over units."""

@@ -1,0 +1,139 @@
+"""Run a function in a process of its own: a fresh interpreter, or a fork of one that has only imported libraries.
+
+Importing torch, transformers and peft takes seconds. A `Nursery` is forked right after the imports, before any
+model is loaded or any tensor computed, and forks a child for every request. So each run has its own memory, and
+its peak is its own; a child that dies takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tunesmith.console import quiet_libraries
+from tunesmith.errors import TunesmithError
+
+_address: str | None = None  # of the nursery that this process or its parent opened
+
+
+class ChildError(TunesmithError):
+    """A child process failed; carries its message and exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Run `module:function(payload)` in another process and return its JSON result.
+
+    Raises:
+        ChildError: it failed or died.
+    """
+    reply = _ask_nursery(target, payload) if _address is not None else _ask_interpreter(target, payload)
+    if reply is None:
+        raise ChildError("the process ended without an answer (killed, or out of memory).", 1)
+    if "error" in reply:
+        raise ChildError(str(reply["error"]), int(reply.get("exit_code", 1)))
+    return dict(reply["result"])
+
+
+def open_nursery() -> None:
+    """Fork the parent of later children. Call it after the imports and before the first tensor operation."""
+    global _address
+    if _address is not None or not hasattr(os, "fork") or sys.platform == "darwin":
+        return
+    quiet_libraries()
+    for module in ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model"):
+        importlib.import_module(module)
+    address = str(Path(tempfile.mkdtemp(prefix="tunesmith-")) / "nursery")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen(64)
+    owner = os.getpid()
+    if os.fork() == 0:
+        _nurse(listener, address, owner)
+    listener.close()
+    _address = address
+
+
+def _nurse(listener: socket.socket, address: str, owner: int) -> None:
+    """The nursery's life: fork a child a request until the owner is gone."""
+    global _address
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the children, which report back
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener.settimeout(1.0)
+    while os.getppid() == owner:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        if os.fork() == 0:
+            listener.close()
+            _address = address
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            with connection, connection.makefile("rwb") as stream:
+                request = json.loads(stream.readline())
+                stream.write(json.dumps(_run(**request)).encode() + b"\n")
+            sys.stderr.flush()
+            os._exit(0)
+        connection.close()
+    Path(address).unlink(missing_ok=True)
+    Path(address).parent.rmdir()
+    os._exit(0)
+
+
+def _ask_nursery(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
+    assert _address is not None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(_address)
+        with connection.makefile("rwb") as stream:
+            stream.write(json.dumps({"target": target, "payload": payload}).encode() + b"\n")
+            stream.flush()
+            line = stream.readline()
+    return json.loads(line) if line else None
+
+
+def _ask_interpreter(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tunesmith.processes", target],
+        input=json.dumps(payload),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    try:
+        return dict(json.loads(lines[-1])) if lines else None
+    except json.JSONDecodeError:
+        return None
+
+
+def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+    module, _, name = target.partition(":")
+    try:
+        return {"result": getattr(importlib.import_module(module), name)(payload)}
+    except TunesmithError as error:
+        return {"error": str(error), "exit_code": error.exit_code}
+    except KeyboardInterrupt:
+        return {"error": "interrupted", "exit_code": 130}
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
+
+
+if __name__ == "__main__":
+    real, sys.stdout = sys.stdout, sys.stderr
+    answer = _run(sys.argv[1], json.loads(sys.stdin.read()))
+    real.write(json.dumps(answer) + "\n")
+    real.flush()

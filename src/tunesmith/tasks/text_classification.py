@@ -1,0 +1,272 @@
+"""Text classification: one label, several labels or a number for a text or a pair of texts.
+
+The head is transformers' own sequence-classification head, so an exported model opens in
+`pipeline("text-classification")`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from tunesmith.config import Options as BaseOptions
+from tunesmith.data.sources import Rows
+from tunesmith.errors import DataError, unknown
+from tunesmith.metrics.classification import MultiLabel, SingleLabel
+from tunesmith.metrics.regression import Regression
+from tunesmith.tasks._base import Batch, Metric, Task, attention_mask, pad
+
+MAX_LABELS = 10_000
+
+
+class Options(BaseOptions):
+    """Options of text classification."""
+
+    problem: Literal["auto", "single-label", "multi-label", "regression"] = Field(
+        "auto", description="auto: lists are several labels, fractional numbers are regression, anything else is one label"
+    )
+    separator: str | None = Field(None, description="splits a text cell into several labels, for example |")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="balanced: rows / (labels x rows of the label); or a weight per label"
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a label of a multi-label row is predicted")
+
+
+class TextClassification(Task):
+    """Rows with `text` (and `text_pair`) and `label`."""
+
+    Options = Options
+    required: ClassVar[tuple[str, ...]] = ("text", "label")
+    optional: ClassVar[tuple[str, ...]] = ("text_pair",)
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    auto_class = "AutoModelForSequenceClassification"
+    reads: ClassVar[Literal["sequence", "tokens"]] = "sequence"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.problem = options.problem
+        self.labels: list[str] = []
+        self.numeric = False  # labels were whole numbers in the data and are given back as such
+        self.weights: list[float] | None = None
+
+    @property
+    def name(self) -> str:
+        """The registry name."""
+        return "text-classification"
+
+    @property
+    def primary(self) -> str:
+        """accuracy; f1_macro with several labels a row; pearson for regression."""
+        return {"regression": "pearson", "multi-label": "f1_macro"}.get(self.problem, "accuracy")
+
+    # ---- what the training rows say
+
+    def fit(self, train: Rows) -> None:
+        """Learn the kind of problem, the labels and their weights."""
+        if self.problem == "auto":
+            self.problem = self._guess(train)
+        values = [self._parse(value, train, i) for i, value in enumerate(train.table["label"])]
+        if self.problem == "regression":
+            if len(set(values)) < 2:
+                raise DataError(f"`{train.source}`: every label is {values[0]}; a regression needs rows with different numbers.")
+            return
+        flat = [label for row in values for label in row]
+        self.numeric = all(isinstance(label, int) for label in flat)
+        self.labels = [str(label) for label in (sorted(set(flat)) if self.numeric else sorted(set(map(str, flat))))]
+        if len(self.labels) > MAX_LABELS:
+            raise DataError(
+                f"`{train.source}` has {len(self.labels)} different labels (at most {MAX_LABELS}); is `label` the right column? "
+                "Map it with --columns label=NAME, or set text-classification.problem=regression."
+            )
+        if len(self.labels) < 2:
+            raise DataError(
+                f"`{train.source}` has only one label (`{self.labels[0] if self.labels else 'none'}`); training needs rows of at least two."
+            )
+        self._weigh(flat, len(values))
+
+    def _guess(self, train: Rows) -> Literal["single-label", "multi-label", "regression"]:
+        values = train.table["label"]
+        first = values[0]
+        if isinstance(first, list) or self.options.separator:
+            return "multi-label"
+        if isinstance(first, float):
+            return "regression" if any(v != int(v) for v in values if math.isfinite(v)) else "single-label"
+        if isinstance(first, str):
+            try:
+                numbers = [float(v) for v in values]
+            except ValueError:
+                return "single-label"
+            if any(v != int(v) for v in numbers if math.isfinite(v)):
+                return "regression"  # a CSV of scores
+        return "single-label"
+
+    def _parse(self, value: Any, rows: Rows, index: int) -> Any:
+        """A label cell as a float (regression) or a list of labels."""
+        if self.problem == "regression":
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise DataError(f"{rows.where(index)}: the label `{value}` is not a finite number, which regression needs.")
+            return number
+        if self.problem == "multi-label":
+            if isinstance(value, str):
+                value = value.split(self.options.separator or "|")
+            if not isinstance(value, list):
+                raise DataError(f"{rows.where(index)}: the label must be a list of labels, got `{value}`.")
+            return [label.strip() if isinstance(label, str) else label for label in value if label != ""]
+        if isinstance(value, list):
+            raise DataError(f"{rows.where(index)}: the label is a list; set text-classification.problem=multi-label.")
+        if isinstance(value, bool):
+            value = str(value).lower()
+        if isinstance(value, float) and value == int(value):
+            value = int(value)
+        if isinstance(value, str) and not value.strip():
+            raise DataError(f"{rows.where(index)}: the label is empty; fill it in or remove the row.")
+        return [value]
+
+    def _weigh(self, flat: list[Any], rows: int) -> None:
+        chosen = self.options.class_weights
+        if chosen == "none":
+            return
+        if chosen == "balanced":
+            counts = {label: 0 for label in self.labels}
+            for label in flat:
+                counts[str(label)] += 1
+            self.weights = [rows / (len(self.labels) * counts[label]) for label in self.labels]
+            return
+        for label in chosen:
+            if label not in self.labels:
+                raise DataError("text-classification.class_weights: " + unknown("label", label, self.labels))
+        self.weights = [float(chosen.get(label, 1.0)) for label in self.labels]
+
+    def check(self, rows: Rows, role: str) -> None:
+        """Refuse labels that the training rows do not have."""
+        if "label" not in rows.table.column_names:
+            return
+        known = set(self.labels)
+        for i, value in enumerate(rows.table["label"]):
+            parsed = self._parse(value, rows, i)
+            if self.problem == "regression":
+                continue
+            for label in parsed:
+                if str(label) not in known:
+                    raise DataError(
+                        f"{rows.where(i)}: the label `{label}` of the {role} rows does not occur in the training rows "
+                        f"(they have {', '.join(self.labels[:12])}{', ...' if len(self.labels) > 12 else ''}); add training rows or remove it."
+                    )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Problem, labels and weights."""
+        return {"problem": self.problem, "labels": self.labels, "numeric": self.numeric, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore problem, labels and weights."""
+        self.problem, self.labels = state["problem"], list(state["labels"])
+        self.numeric, self.weights = bool(state["numeric"]), state["weights"]
+
+    def config_overrides(self) -> dict[str, Any]:
+        """Number and names of labels, and transformers' name of the problem."""
+        if self.problem == "regression":
+            return {"num_labels": 1, "id2label": {0: "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
+        kind = "multi_label_classification" if self.problem == "multi-label" else "single_label_classification"
+        names = dict(enumerate(self.labels))
+        return {"num_labels": len(names), "id2label": names, "label2id": {n: i for i, n in names.items()}, "problem_type": kind}
+
+    # ---- rows to batches
+
+    def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
+        """Token ids of the text (or pair), cut on the right; the label as an index, a 0/1 vector or a number."""
+        texts = [row["text"] if isinstance(row["text"], str) else str(row["text"]) for row in rows]
+        pairs = [str(row["text_pair"] or "") for row in rows] if rows and "text_pair" in rows[0] else None
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
+        index = {label: i for i, label in enumerate(self.labels)}
+        for i, row in enumerate(rows):
+            features: dict[str, Any] = {"input_ids": np.asarray(encoded["input_ids"][i], np.int32)}
+            if pairs is not None and "token_type_ids" in encoded:
+                features["token_type_ids"] = np.asarray(encoded["token_type_ids"][i], np.int8)
+            if "label" in row:
+                features["labels"] = self._target(row["label"], index)
+            yield features
+
+    def _target(self, value: Any, index: Mapping[str, int]) -> Any:
+        if self.problem == "regression":
+            return np.float32(value)
+        nowhere = Rows.__new__(Rows)
+        parsed = self._parse(value, nowhere, 0)
+        if self.problem == "single-label":
+            return np.int32(index[str(parsed[0])])
+        target = np.zeros(len(index), np.float32)
+        target[[index[str(label)] for label in parsed]] = 1
+        return target
+
+    def collate(self, rows: Sequence[Mapping[str, Any]], pad_id: int) -> Batch:
+        """Pad to the longest row of the batch."""
+        batch = {"input_ids": pad(rows, "input_ids", pad_id), "attention_mask": attention_mask(rows)}
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = pad(rows, "token_type_ids", 0)
+        if "labels" in rows[0]:
+            values = np.stack([row["labels"] for row in rows])
+            batch["labels"] = torch.from_numpy(values.astype(np.int64 if self.problem == "single-label" else np.float32))
+        return batch
+
+    # ---- loss, metrics, predictions
+
+    def units(self, batch: Batch) -> float:
+        """Rows, or the sum of their labels' weights."""
+        labels = batch["labels"]
+        if self.weights is None or self.problem != "single-label":
+            return float(len(labels))
+        return float(torch.tensor(self.weights)[labels.cpu()].sum())
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross-entropy, binary cross-entropy (mean over labels) or squared error, summed over rows."""
+        logits, labels = outputs.logits.float(), batch["labels"]
+        weight = torch.tensor(self.weights, device=logits.device) if self.weights else None
+        if self.problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+        if self.problem == "multi-label":
+            each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
+            return each.mean(-1).sum()
+        return F.cross_entropy(logits, labels, weight=weight, reduction="sum")
+
+    def metric(self) -> Metric:
+        """A fresh accumulator."""
+        kinds: dict[str, type[Any]] = {"regression": Regression, "multi-label": MultiLabel}
+        return kinds.get(self.problem, SingleLabel)()
+
+    def decode(self, outputs: Any, batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Label index and its probability; a 0/1 vector and probabilities; or the number twice."""
+        logits = outputs.logits.float()
+        if self.problem == "regression":
+            numbers = logits.squeeze(-1).cpu().numpy()
+            return numbers, numbers
+        if self.problem == "multi-label":
+            probability = logits.sigmoid().cpu().numpy()
+            return (probability >= self.options.threshold).astype(np.int64), probability
+        score, index = logits.softmax(-1).max(-1)
+        return index.cpu().numpy(), score.cpu().numpy()
+
+    def truth(self, batch: Batch) -> np.ndarray[Any, Any]:
+        """The targets as numpy."""
+        values = batch["labels"].cpu().numpy()
+        return values.astype(np.int64) if self.problem == "multi-label" else values
+
+    def present(self, predicted: Any, score: Any) -> dict[str, Any]:
+        """Label names instead of indices."""
+        if self.problem == "regression":
+            return {"prediction": float(predicted)}
+        if self.problem == "multi-label":
+            chosen = [self._label(i) for i in np.flatnonzero(predicted)]
+            return {"prediction": chosen, "score": {label: float(s) for label, s in zip(self.labels, score, strict=True)}}
+        return {"prediction": self._label(int(predicted)), "score": float(score)}
+
+    def _label(self, index: int) -> Any:
+        return int(self.labels[index]) if self.numeric else self.labels[index]

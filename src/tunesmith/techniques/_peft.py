@@ -1,0 +1,147 @@
+"""Techniques that peft implements: injected in place into the whole model, with the backbone's module names.
+
+Injecting into the whole model (not the base alone) and naming every module keeps the file format that plain
+`PeftModel.from_pretrained` reads, and never wraps a head by accident. The head is saved beside the adapter as
+peft's `modules_to_save`.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from tunesmith.errors import ArtifactError, TechniqueError
+from tunesmith.models.backbone import Backbone
+from tunesmith.techniques._base import Technique, load_tensors
+
+ADAPTER = "default"
+PREFIX = "base_model.model."
+TASK_TYPES = (
+    ("ForSequenceClassification", "SEQ_CLS"),
+    ("ForTokenClassification", "TOKEN_CLS"),
+    ("ForQuestionAnswering", "QUESTION_ANS"),
+    ("ForCausalLM", "CAUSAL_LM"),
+    ("LMHeadModel", "CAUSAL_LM"),
+    ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+)
+ROLE_WORDS = {
+    "all-linear": (),
+    "attention": ("q", "k", "v", "qkv", "o"),
+    "feed-forward": ("up", "down"),
+    "q": ("q",), "k": ("k",), "v": ("v",), "qkv": ("qkv",), "o": ("o",), "up": ("up",), "down": ("down",),
+}  # fmt: skip
+
+
+def task_type(model: Any) -> str | None:
+    """peft's name for what a model class is for."""
+    name = type(model).__name__
+    return next((kind for ending, kind in TASK_TYPES if name.endswith(ending)), None)
+
+
+def find_targets(backbone: Backbone, words: list[str]) -> dict[str, torch.nn.Module]:
+    """Linear modules of the backbone chosen by role words or by (the end of) their names.
+
+    Raises:
+        TechniqueError: a word matches nothing.
+    """
+    everything = backbone.linears()
+    chosen: dict[str, torch.nn.Module] = {}
+    for word in words:
+        if word in ROLE_WORDS:
+            from tunesmith.models.backbone import role_of
+
+            roles = ROLE_WORDS[word]
+            # Fused projections answer to each of their parts.
+            roles = (*roles, "qkv") if {"q", "k", "v"} & set(roles) else roles
+            found = {n: m for n, m in everything.items() if not roles or role_of(n) in roles}
+        else:
+            found = {n: m for n, m in everything.items() if n == word or n.endswith(f".{word}")}
+        if not found:
+            names = sorted({n.rsplit(".", 1)[-1] for n in everything})
+            raise TechniqueError(
+                f"targets: `{word}` matches no linear module of {type(backbone.model).__name__}; use a role "
+                f"({', '.join(ROLE_WORDS)}) or a module name ({', '.join(names)})."
+            )
+        chosen.update(found)
+    return {n: m for n, m in everything.items() if n in chosen}
+
+
+class PeftTechnique(Technique):
+    """Attach, save and load through peft; subclasses say which configuration."""
+
+    saves: ClassVar[Literal["state", "peft", "model"]] = "peft"
+    mergeable: ClassVar[bool] = True
+
+    def peft_config(self, backbone: Backbone) -> Any:
+        """The peft configuration, with full module names."""
+        raise NotImplementedError
+
+    def attach(self, backbone: Backbone) -> None:
+        """Inject, then freeze everything but the adapter and the head."""
+        from peft import inject_adapter_in_model
+
+        self.config = self.peft_config(backbone)
+        try:
+            inject_adapter_in_model(self.config, backbone.model, adapter_name=ADAPTER)
+        except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
+            raise TechniqueError(f"`{self.name}` cannot act on {type(backbone.model).__name__}: {error}") from error
+        for name, parameter in backbone.model.named_parameters():
+            if backbone.in_head(name):
+                parameter.requires_grad_(True)
+
+    def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors` as peft does, the head as modules_to_save."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        state = get_peft_model_state_dict(backbone.model, adapter_name=ADAPTER, save_embedding_layers=False)
+        tensors = {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"{PREFIX}{name}": parameter for name, parameter in backbone.head_parameters()}
+        config = deepcopy(self.config)
+        config.base_model_name_or_path = base_path
+        config.inference_mode = True
+        config.task_type = task_type(backbone.model)
+        if hasattr(config, "modules_to_save"):
+            config.modules_to_save = list(backbone.head_names) or None
+        config.save_pretrained(str(folder))
+        save_file(
+            {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            str(folder / "adapter_model.safetensors"),
+            metadata={"format": "pt"},
+        )
+
+    def restore(self, backbone: Backbone, folder: Path) -> None:
+        """Load adapter and head from a folder that `export` wrote."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        saved = {n.removeprefix(PREFIX): t for n, t in load_file(str(folder / "adapter_model.safetensors")).items()}
+        head = {n: t for n, t in saved.items() if backbone.in_head(n)}
+        own = dict(backbone.model.named_parameters())
+        load_tensors(own, head, {n for n, _ in backbone.head_parameters()}, folder)
+        try:
+            result = set_peft_model_state_dict(
+                backbone.model, {n: t for n, t in saved.items() if n not in head}, adapter_name=ADAPTER
+            )
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ArtifactError(f"the adapter in `{folder}` does not fit this model: {str(error).splitlines()[-1].strip()}") from error
+        learned = {n for n, p in own.items() if p.requires_grad and not backbone.in_head(n)}
+        missing = learned & set(result.missing_keys)
+        if missing or result.unexpected_keys:
+            name = min(missing) if missing else result.unexpected_keys[0]
+            raise ArtifactError(f"the adapter in `{folder}` does not fit this model (`{name}`); it was made for another one.")
+
+    def merge(self, backbone: Backbone) -> None:
+        """W' = W + what the adapter adds, for every adapted module, which goes back to its plain class."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in list(backbone.model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
+                parent, _, child = name.rpartition(".")
+                setattr(backbone.model.get_submodule(parent), child, module.get_base_layer())
+        if hasattr(backbone.model, "peft_config"):
+            del backbone.model.peft_config

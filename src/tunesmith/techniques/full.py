@@ -1,0 +1,59 @@
+"""Full fine-tuning: every parameter learns.
+
+Option `layer_decay` gives each layer its own rate, lr x decay^(depth from the top), so that the layers nearest
+the input, which hold the most general features, move least (Howard & Ruder 2018, ULMFiT, section 3.2,
+"discriminative fine-tuning").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tunesmith.config import Options as BaseOptions
+from tunesmith.models.backbone import Backbone
+from tunesmith.techniques._base import Technique
+
+
+class Options(BaseOptions):
+    """Options of full fine-tuning."""
+
+    layer_decay: float = Field(1.0, gt=0, le=1, description="learning rate of a layer / that of the layer above it")
+
+
+class Full(Technique):
+    """Everything learns; the artifact is a whole model that opens in plain transformers."""
+
+    Options = Options
+    default_learning_rate = 5e-5
+    saves: ClassVar[Literal["state", "peft", "model"]] = "model"
+
+    def attach(self, backbone: Backbone) -> None:
+        """Unfreeze everything."""
+        for parameter in backbone.model.parameters():
+            parameter.requires_grad_(True)
+
+    def parameter_groups(self, backbone: Backbone, learning_rate: float) -> list[dict[str, Any]]:
+        """One group a layer when `layer_decay` is below 1."""
+        if self.options.layer_decay == 1.0:
+            return super().parameter_groups(backbone, learning_rate)
+        top = len(backbone.named_layers()) + 1
+        groups: dict[int, list[str]] = {}
+        for name, _ in backbone.model.named_parameters():
+            groups.setdefault(backbone.layer_index(name), []).append(name)
+        return [
+            {"names": names, "lr": learning_rate * self.options.layer_decay ** (top - depth)} for depth, names in sorted(groups.items())
+        ]
+
+    def closed_form_count(self, backbone: Backbone) -> int:
+        """All of the backbone."""
+        return sum(parameter.numel() for _, parameter in backbone.backbone_parameters())
+
+    def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
+        """Write the model as transformers does, in fp32."""
+        backbone.model.float().save_pretrained(folder)
+
+    def restore(self, backbone: Backbone, folder: Path) -> None:
+        """Nothing to do: the model was opened from the artifact itself."""

@@ -1,0 +1,211 @@
+"""Prefix tuning: learned keys and values that every attention layer sees besides its own (Li & Liang 2021, section 4).
+
+    attention(q, [P_k; k], [P_v; v])        2 k L n_kv d_head parameters in all
+
+Keys and values join inside the attention function, so hidden states keep the caller's positions on encoders,
+decoders and cross-attention alike, and the generation cache is untouched. With `reparametrization` the prefix is
+trained as the output of a small network over an embedding (section 4.3), which steadies training; only its result
+is saved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from tunesmith.config import Options as BaseOptions
+from tunesmith.errors import TechniqueError
+from tunesmith.models.backbone import Backbone
+from tunesmith.techniques._base import Technique
+
+CHILD = "tunesmith_prefix"
+ATTENTION = "tunesmith_prefix"
+PROBE = "tunesmith_probe"
+
+
+class Options(BaseOptions):
+    """Options of prefix tuning."""
+
+    length: int = Field(20, ge=1, description="k, the number of virtual positions of every layer")
+    reparametrization: bool = Field(False, description="train the prefix through a two-layer network")
+    hidden: int = Field(256, ge=1, description="inner width of that network")
+
+
+class Prefix(nn.Module):
+    """Keys and values of all attention modules, [sites, 2, k, heads x width] laid flat per site."""
+
+    def __init__(self, shapes: list[tuple[int, int]], length: int, hidden: int | None) -> None:
+        super().__init__()
+        self.shapes, self.length = shapes, length
+        sizes = [2 * heads * width for heads, width in shapes]
+        self.sizes = sizes
+        if hidden is None:
+            self.weight = nn.Parameter(torch.randn(length, sum(sizes)) * 0.02)
+        else:
+            self.embedding = nn.Parameter(torch.randn(length, hidden))
+            self.network = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, sum(sizes)))
+
+    def flat(self) -> torch.Tensor:
+        """All keys and values, [k, sum of 2 heads width]."""
+        return self.weight if hasattr(self, "weight") else self.network(self.embedding)
+
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(keys, values) of each site, [heads, k, width] each."""
+        found = []
+        for part, (heads, width) in zip(self.flat().split(self.sizes, dim=1), self.shapes, strict=True):
+            keys, values = part.view(self.length, 2, heads, width).permute(1, 2, 0, 3)
+            found.append((keys, values))
+        return found
+
+
+class PrefixTuning(Technique):
+    """Learned keys and values through the attention interface."""
+
+    Options = Options
+    default_learning_rate = 1e-2
+    starts_as_identity: ClassVar[bool] = False
+
+    def attach(self, backbone: Backbone) -> None:
+        """Freeze, find the attention modules with one probe, switch the attention function."""
+        backbone.freeze()
+        sites = find_attention(backbone)
+        hidden = self.options.hidden if self.options.reparametrization else None
+        prefix = Prefix([shape for _, shape in sites], self.options.length, hidden)
+        backbone.base.add_module(CHILD, prefix.to(backbone.embedding.weight.device))
+        modules = [module for module, _ in sites]
+        backbone.model.register_forward_pre_hook(_Spread(prefix, modules))
+        _register()
+        backbone.model.set_attn_implementation(ATTENTION)
+
+    def state(self, backbone: Backbone) -> dict[str, torch.Tensor]:
+        """The prefix itself in place of the network that makes it."""
+        saved = super().state(backbone)
+        name = f"{backbone.base_name}.{CHILD}" if backbone.base_name else CHILD
+        kept = {n: t for n, t in saved.items() if not n.startswith(f"{name}.")}
+        return {**kept, f"{name}.weight": backbone.model.get_submodule(name).flat().detach()}
+
+    def restore(self, backbone: Backbone, folder: Any) -> None:
+        """Load into a plain prefix, whether it was trained through the network or not."""
+        prefix: Any = getattr(backbone.base, CHILD)
+        if not hasattr(prefix, "weight"):
+            size = sum(prefix.sizes)
+            del prefix.embedding, prefix.network
+            prefix.weight = nn.Parameter(torch.zeros(prefix.length, size))
+        super().restore(backbone, folder)
+
+    def closed_form_count(self, backbone: Backbone) -> int:
+        """2 k n_kv d_head a site, or the size of the reparametrising network."""
+        prefix: Any = getattr(backbone.base, CHILD)
+        total, k, h = sum(prefix.sizes), self.options.length, self.options.hidden
+        if not self.options.reparametrization:
+            return k * total
+        return k * h + h * h + h + h * total + total
+
+
+def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]]:
+    """Attention modules in calling order with their (key-value heads, head width), from one forward pass.
+
+    Raises:
+        TechniqueError: the model does not use the attention interface.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    found: dict[int, tuple[nn.Module, tuple[int, int]]] = {}
+
+    def probe(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any) -> Any:
+        found.setdefault(id(module), (module, (key.shape[1], key.shape[3])))
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
+
+    model = backbone.model
+    before, training = model.config._attn_implementation, model.training
+    ALL_ATTENTION_FUNCTIONS.register(PROBE, probe)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(PROBE, sdpa_mask)
+    try:
+        model.set_attn_implementation(PROBE)
+        model.eval()
+        ids = torch.tensor([[model.config.get_text_config().eos_token_id or 1] * 3], device=backbone.embedding.weight.device)
+        ids = ids if ids.dtype == torch.long else torch.ones_like(ids, dtype=torch.long)
+        with torch.no_grad():
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if backbone.kind == "encoder-decoder" and not hasattr(model, "classification_head"):
+                inputs["decoder_input_ids"] = ids
+            model(**inputs)
+    finally:
+        model.set_attn_implementation(before)
+        model.train(training)
+    if not found:
+        raise TechniqueError(
+            f"prefix-tuning needs attention layers, and {type(model).__name__} has none that use transformers' attention interface."
+        )
+    return list(found.values())
+
+
+class _Spread:
+    """Pre-hook of the model: hands each attention module its keys and values of this pass."""
+
+    def __init__(self, prefix: Prefix, modules: list[nn.Module]) -> None:
+        self.prefix, self.modules = prefix, modules
+
+    def __call__(self, model: nn.Module, inputs: Any) -> None:
+        for module, pair in zip(self.modules, self.prefix.pairs(), strict=True):
+            object.__setattr__(module, "tunesmith_pair", pair)
+
+
+def _register() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, prefix_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+
+
+def prefix_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_bias: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Scaled dot-product attention over the module's prefix and the keys it was given.
+
+    Args:
+        module: the attention module, which holds its prefix pair ([heads, k, width] each).
+        query: [rows, heads, Tq, width].
+        key: [rows, kv heads, Tk, width].
+        value: [rows, kv heads, Tk, width].
+        attention_mask: None, boolean (True = visible) or additive, [rows or 1, 1 or heads, Tq, Tk].
+        position_bias: additive, of the same shape (T5).
+        is_causal: whether the mask may be left to the kernel.
+        **kwargs: passed on to transformers' own function.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    pair = getattr(module, "tunesmith_pair", None)
+    if pair is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, is_causal=is_causal, position_bias=position_bias, **kwargs
+        )
+    n, rows = pair[0].shape[1], key.shape[0]
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    queries, keys = query.shape[2], key.shape[2]
+    if attention_mask is None and causal and queries > 1:
+        lower = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril(keys - queries)
+        attention_mask = lower[None, None]
+    if attention_mask is not None:
+        visible = True if attention_mask.dtype == torch.bool else 0.0
+        attention_mask = F.pad(attention_mask, (n, 0), value=visible)
+    if position_bias is not None:
+        position_bias = F.pad(position_bias, (n, 0))
+    key = torch.cat([pair[0].to(key.dtype)[None].expand(rows, -1, -1, -1), key], 2)
+    value = torch.cat([pair[1].to(value.dtype)[None].expand(rows, -1, -1, -1), value], 2)
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, is_causal=False, position_bias=position_bias, **kwargs
+    )

@@ -1,0 +1,1 @@
+"""The loop: rows in, trained parameters out, everything measured on the way."""

@@ -1,0 +1,115 @@
+"""Run a frozen backbone once and train the head on what it left: the base's output, cached on disk.
+
+    rows -> base (with the technique's hooks, evaluation mode) -> states, [rows][1 or T][d] -> disk
+    training: the base is replaced by a stand-in that returns the stored states, so the head sees the same numbers
+
+One vector a row is stored where all positions are the same (pooled features), all positions otherwise. BERT's
+pooler is a function of the first position and is computed again, because it may be learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.cache import store
+from tunesmith.cache.ragged import RaggedColumn, RaggedRows, RaggedWriter, open_rows
+from tunesmith.console import progress
+from tunesmith.data.batching import by_length
+from tunesmith.models.backbone import Backbone
+from tunesmith.tasks._base import Task
+
+CODE = 2  # part of the key: raise it when what is stored changes
+
+
+class StandIn:
+    """Serves stored states in place of the base's forward pass, between `install` and `remove`."""
+
+    def __init__(self, backbone: Backbone, output_class: type[Any], fields: Sequence[str], pooled: bool) -> None:
+        self.base: Any = backbone.base
+        self.output_class, self.fields, self.pooled = output_class, fields, pooled
+        self.states: torch.Tensor | None = None
+        self.hooks: Any = None
+
+    def install(self) -> None:
+        """Stand in for the base; its hooks are off, because their effect is in the states."""
+        self.hooks = self.base._forward_hooks, self.base._forward_pre_hooks
+        self.base._forward_hooks, self.base._forward_pre_hooks = (type(hooks)() for hooks in self.hooks)
+        self.base.forward = self
+
+    def remove(self) -> None:
+        """Let the base run again."""
+        del self.base.forward
+        self.base._forward_hooks, self.base._forward_pre_hooks = self.hooks
+
+    def __call__(self, input_ids: torch.Tensor | None = None, **_: Any) -> Any:
+        """The base's output for the rows whose states were set."""
+        assert self.states is not None
+        states = self.states
+        values: dict[str, Any] = {}
+        if self.pooled:
+            width = input_ids.shape[1] if input_ids is not None else 1
+            values["last_hidden_state"] = states.expand(-1, width, -1)
+        else:
+            values["last_hidden_state"] = states
+        if "pooler_output" in self.fields:
+            values["pooler_output"] = states[:, 0] if self.pooled else self.base.pooler(states)
+        return self.output_class(**values)
+
+
+def compute(
+    backbone: Backbone, task: Task, rows: RaggedRows, key: Mapping[str, Any], batch_size: int, device: torch.device, pad_id: int
+) -> tuple[RaggedRows, StandIn]:
+    """States of every row (from the cache if they are there) and the stand-in that serves them."""
+    seen: dict[str, Any] = {}
+
+    def record(module: Any, args: Any, output: Any) -> None:
+        seen["output"] = output
+
+    def run(batch: Mapping[str, torch.Tensor]) -> Any:
+        handle = backbone.base.register_forward_hook(record)
+        try:
+            with torch.no_grad():
+                backbone.model(**task.model_inputs({n: t.to(device) for n, t in batch.items()}))
+        finally:
+            handle.remove()
+        return seen.pop("output")
+
+    backbone.model.eval()
+    probe = run(task.collate([rows[int(np.argmax(rows.lengths))]], pad_id))
+    states = probe["last_hidden_state"]
+    pooled = states.shape[1] > 1 and bool((states == states[:, :1]).all())
+    stand_in = StandIn(backbone, type(probe), list(probe.keys()), pooled)
+
+    def make(folder: Path) -> None:
+        kept: list[np.ndarray[Any, Any] | None] = [None] * len(rows)
+        with progress() as bar:
+            bar_task = bar.add_task("features of the frozen backbone", total=len(rows))
+            for indices in by_length(rows.lengths, batch_size):
+                output = run(task.collate([rows[i] for i in indices], pad_id))["last_hidden_state"].float().cpu().numpy()
+                for place, index in enumerate(indices):
+                    kept[index] = output[place, : 1 if pooled else rows.lengths[index]].copy()
+                bar.advance(bar_task, len(indices))
+        writer = RaggedWriter(folder)
+        for row in kept:
+            assert row is not None
+            writer.append({"states": row})
+        writer.close()
+
+    folder = store.folder("features", store.key_of(code=CODE, **key), make)
+    columns: dict[str, RaggedColumn] = {**rows.columns, **open_rows(folder).columns}
+    return RaggedRows(columns, rows.meta), stand_in
+
+
+def stack(rows: Sequence[Mapping[str, Any]], device: torch.device) -> torch.Tensor:
+    """Stored states of some rows as [rows, longest, d], zero-padded on the right."""
+    longest = max(len(row["states"]) for row in rows)
+    width = rows[0]["states"].shape[-1]
+    table = np.zeros((len(rows), longest, width), np.float32)
+    for i, row in enumerate(rows):
+        table[i, : len(row["states"])] = row["states"]
+    return torch.from_numpy(table).to(device)

@@ -1,0 +1,78 @@
+"""What each optimiser step is made of: a list of forward passes, each with its task, model and tensors.
+
+The loop knows nothing of order, buckets, caches or tasks; it asks a feed for the passes of a step. Several tasks
+in one step, or extra batches from a memory, are further passes in the same list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.cache.ragged import RaggedRows
+from tunesmith.data.batching import BatchOrder
+from tunesmith.tasks._base import Batch, Task
+from tunesmith.training.features import StandIn, stack
+
+
+@dataclass
+class Pass:
+    """One forward pass: what runs on what, and how many supervised units it holds."""
+
+    task: Task
+    model: Any
+    batch: Batch
+    units: float
+    tokens: int
+    stand_in: StandIn | None = None
+    states: torch.Tensor | None = None
+
+    def arm(self) -> None:
+        """Hand the stored states to the stand-in, where the base does not run."""
+        if self.stand_in is not None:
+            self.stand_in.states = self.states
+
+
+class Feed:
+    """Passes of every step for one task's rows."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: Any,
+        rows: RaggedRows,
+        *,
+        batch_size: int,
+        micro_batch_size: int | None,
+        seed: int,
+        buckets: bool,
+        device: torch.device,
+        pad_id: int,
+        stand_in: StandIn | None = None,
+    ) -> None:
+        self.task, self.model, self.rows = task, model, rows
+        self.order = BatchOrder(rows.lengths, batch_size, seed, buckets)
+        self.micro = micro_batch_size or batch_size
+        self.device, self.pad_id, self.stand_in = device, pad_id, stand_in
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one pass over the rows."""
+        return self.order.steps_per_epoch
+
+    def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
+        """Passes of the optimiser steps `first` to `total` (exclusive)."""
+        for indices in self.order.steps(first, total):
+            yield [self._pass(indices[i : i + self.micro]) for i in range(0, len(indices), self.micro)]
+
+    def _pass(self, indices: np.ndarray[Any, Any]) -> Pass:
+        rows = [self.rows[int(i)] for i in indices]
+        batch = self.task.collate(rows, self.pad_id)
+        units = self.task.units(batch)
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        states = stack(rows, self.device) if self.stand_in is not None else None
+        return Pass(self.task, self.model, batch, units, int(self.rows.lengths[indices].sum()), self.stand_in, states)

@@ -1,0 +1,282 @@
+"""The loop: one page from rows to trained parameters.
+
+Notable:
+- the gradient of a step is (sum of losses) / (supervised units of the whole step), so cutting a step into smaller
+  forward passes changes nothing but memory;
+- the optimiser works on fp32 masters whatever the model computes in;
+- the order of rows is a function of seed and step, so resuming needs no state of a data loader;
+- the clock of `train_seconds` stands still during evaluation and checkpoints;
+- a non-finite loss stops the run before the optimiser step.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.config import RunConfig
+from tunesmith.console import progress, say
+from tunesmith.continual._base import Strategy
+from tunesmith.errors import TunesmithError
+from tunesmith.evaluation.cost import peak_memory
+from tunesmith.models.backbone import Backbone
+from tunesmith.objectives._base import Objective
+from tunesmith.techniques._base import Technique
+from tunesmith.training import checkpoint
+from tunesmith.training.feed import Feed, Pass
+from tunesmith.training.log import MetricsLog
+from tunesmith.training.optim import factor, make_optimizer, set_rate
+from tunesmith.training.precision import Masters
+
+
+class Interrupted(TunesmithError):
+    """Stopped on request with its state saved; `tunesmith resume` goes on from there."""
+
+    exit_code = 130
+
+
+class Diverged(TunesmithError):
+    """The loss is not a finite number; nothing was learned from that step."""
+
+
+@dataclass
+class Session:
+    """Everything a fit works with; strategies and objectives reach the run through it."""
+
+    config: RunConfig
+    folder: Path
+    backbone: Backbone
+    technique: Technique
+    objective: Objective
+    strategy: Strategy
+    feed: Feed
+    masters: Masters
+    device: torch.device
+    learning_rate: float
+    total_steps: int
+    log: MetricsLog
+    measure: Callable[[], dict[str, float]] | None = None
+    measured_on: str = "eval"
+    primary: str = "loss"
+    higher_is_better: bool = False
+    resume: bool = False
+
+
+@dataclass
+class Fit:
+    """What a fit did."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int | None = None
+    best_score: float | None = None
+    stopped_early: bool = False
+    bad_evaluations: int = field(default=0, repr=False)
+
+
+def fit(session: Session) -> Fit:
+    """Train until the step budget is used up, early stopping says so, or someone interrupts."""
+    from accelerate import Accelerator
+
+    options, masters, config = session.config.training, session.masters, session.config
+    accelerator = Accelerator(
+        cpu=session.device.type == "cpu", log_with=config.report_to or None, project_dir=str(session.folder)
+    )
+    if config.report_to:
+        accelerator.init_trackers("tunesmith", config=_flat(config))
+    groups = session.technique.parameter_groups(session.backbone, session.learning_rate)
+    optimizer = make_optimizer(groups, masters.tensors, options)
+    state = Fit()
+    best: dict[str, torch.Tensor] | None = None
+
+    if session.resume and (saved := checkpoint.newest(session.folder / "checkpoints")) is not None:
+        masters.load_state_dict(saved["parameters"])
+        optimizer.load_state_dict(saved["optimizer"])
+        session.strategy.load_state_dict(saved["strategy"])
+        checkpoint.set_rng_state(saved["rng"])
+        state, best = Fit(**saved["fit"]), saved["best"]
+        say(f"Resuming at step {state.steps} of {session.total_steps}.")
+
+    def save() -> None:
+        content = {
+            "parameters": masters.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "strategy": session.strategy.state_dict(),
+            "rng": checkpoint.rng_state(),
+            "fit": dict(vars(state)),
+            "best": best,
+        }
+        checkpoint.save(session.folder / "checkpoints", state.steps, content, options.keep_checkpoints)
+
+    session.strategy.before_stage(session)
+    session.technique.set_training(session.backbone)
+    window_loss, window_units, window_tokens, window_start = 0.0, 0.0, 0, state.seconds
+    with _stop_requests() as stop, _bar(session) as show:
+        passes = session.feed.steps(state.steps, session.total_steps)
+        while not state.stopped_early:
+            started = time.perf_counter()
+            step = next(passes, None)
+            if step is None:
+                break
+            rate = set_rate(optimizer, factor(state.steps, session.total_steps, options))
+            loss, norm = _train_step(session, step, optimizer, accelerator)
+            state.steps += 1
+            state.tokens += sum(p.tokens for p in step)
+            state.seconds += time.perf_counter() - started
+
+            units = sum(p.units for p in step)
+            window_loss, window_units = window_loss + loss * units, window_units + units
+            window_tokens += sum(p.tokens for p in step)
+            if state.steps % options.log_every == 0 or state.steps == session.total_steps:
+                speed = window_tokens / max(state.seconds - window_start, 1e-9)
+                line = {
+                    "event": "train",
+                    "step": state.steps,
+                    "epoch": round(state.steps / session.feed.steps_per_epoch, 4),
+                    "loss": window_loss / window_units,
+                    "learning_rate": rate,
+                    "gradient_norm": norm,
+                    "tokens": state.tokens,
+                    "seconds": round(state.seconds, 4),
+                    "tokens_per_second": round(speed, 1),
+                    "peak_memory_bytes": peak_memory(session.device),
+                }
+                session.log.write(**line)
+                show(state, line)
+                if config.report_to:
+                    accelerator.log({f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps)
+                window_loss, window_units, window_tokens, window_start = 0.0, 0.0, 0, state.seconds
+            else:
+                show(state, None)
+
+            if options.evaluate_every and session.measure and state.steps % options.evaluate_every == 0:
+                best = _evaluate(session, state, best, accelerator)
+            if options.checkpoint_every and state.steps % options.checkpoint_every == 0 and state.steps < session.total_steps:
+                save()
+            if stop.is_set():
+                save()
+                raise Interrupted(f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}")
+
+    if options.chooses and session.measure and (not options.evaluate_every or state.steps % options.evaluate_every):
+        best = _evaluate(session, state, best, accelerator)
+    session.strategy.after_stage(session)
+    if options.keep_best and best is not None:
+        masters.load_state_dict(best)
+    if config.report_to:
+        accelerator.end_training()
+    return state
+
+
+def _train_step(session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any) -> tuple[float, float]:
+    """One optimiser step; returns the mean loss over its units and the gradient norm before clipping."""
+    units = sum(p.units for p in step)
+    total = 0.0
+    for each in step:
+        each.arm()
+        loss = session.objective.loss(each.model, each.task, each.batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss is {value} at step {len(step) and optimizer.param_groups[0]['lr']:g} learning rate; lower --learning-rate "
+                f"(now {session.learning_rate:g}) or use --dtype float32."
+            )
+        accelerator.backward(session.strategy.task_losses({each.task.name: loss}) / units)
+        session.masters.gather()
+        total += value
+    session.strategy.after_backward(session)
+    limit = session.config.training.max_grad_norm
+    norm = torch.nn.utils.clip_grad_norm_(session.masters.tensors.values(), limit if limit > 0 else math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    session.masters.scatter()
+    session.strategy.after_step(session)
+    return total / units, float(norm)
+
+
+def _evaluate(session: Session, state: Fit, best: dict[str, torch.Tensor] | None, accelerator: Any) -> dict[str, torch.Tensor] | None:
+    """Measure, log, and keep the weights if they are the best so far."""
+    assert session.measure is not None
+    metrics = session.measure()
+    session.technique.set_training(session.backbone)
+    session.log.write(event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics)
+    if session.config.report_to:
+        accelerator.log({f"{session.measured_on}/{name}": value for name, value in metrics.items()}, step=state.steps)
+    options = session.config.training
+    if not options.chooses:
+        return best
+    score = metrics[session.primary] if session.higher_is_better else -metrics[session.primary]
+    if state.best_score is None or score > state.best_score:
+        state.best_score, state.best_step, state.bad_evaluations = score, state.steps, 0
+        if options.keep_best:
+            best = {name: tensor.cpu().clone() for name, tensor in session.masters.state_dict().items()}
+    else:
+        state.bad_evaluations += 1
+        if options.early_stopping and state.bad_evaluations >= options.early_stopping:
+            state.stopped_early = True
+            say(f"Stopped early at step {state.steps}: no better {session.primary} since step {state.best_step}.")
+    return best
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bar(session: Session) -> Iterator[Callable[[Fit, dict[str, Any] | None], None]]:
+    """Progress with loss, rate, speed, memory and time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
+    )
+    with progress(*columns) as bar:
+        shown = bar.add_task(session.technique.name, total=session.total_steps, info="")
+
+        def show(state: Fit, line: dict[str, Any] | None) -> None:
+            info = {}
+            if line:
+                info["info"] = (
+                    f"loss {line['loss']:.4f}  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s  "
+                    f"{line['peak_memory_bytes'] / 2**30:.2f} GiB"
+                )
+            bar.update(shown, completed=state.steps, **info)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    plain = config.model_dump(mode="json")
+    return {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in plain.items()}

