@@ -139,7 +139,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     from tunesmith.evaluation.evaluate import evaluate
     from tunesmith.models.load import dropout_to, load_model, load_tokenizer, locate
     from tunesmith.techniques._base import Technique
-    from tunesmith.training import features
+    from tunesmith.training import dropout, features
     from tunesmith.training.feed import Feed
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import Session, fit
@@ -199,11 +199,13 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
             "technique": technique.options.model_dump(mode="json"), "task": task.name, "state": task.state_dict(), "versions": cost.versions(),
         }  # fmt: skip
         train_rows, stand_in = features.compute(
-            loaded.backbone, task, train_rows, key, config.eval_batch_size, device, tokenizer.pad_token_id
+            loaded.backbone, task, train_rows, key, config.eval_batch_size, device, tokenizer.pad_token_id,
+            technique.reader,
         )
         import torch
 
         dtype = torch.float32  # nothing below the head runs
+    dropout.install(loaded.model)
     masters = Masters(loaded.model, dtype)
     feed = Feed(
         task, loaded.model, train_rows,

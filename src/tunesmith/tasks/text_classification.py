@@ -106,30 +106,34 @@ class TextClassification(Task):
                 return "regression"  # a CSV of scores
         return "single-label"
 
-    def _parse(self, value: Any, rows: Rows, index: int) -> Any:
-        """A label cell as a float (regression) or a list of labels."""
+    def _parse(self, value: Any, rows: Rows | None, index: int) -> Any:
+        """A label cell as a float (regression) or a list of labels; errors name the row."""
+
+        def where() -> str:
+            return rows.where(index) if rows is not None else f"row {index + 1}"
+
         if self.problem == "regression":
             try:
                 number = float(value)
             except (TypeError, ValueError):
                 number = math.nan
             if not math.isfinite(number):
-                raise DataError(f"{rows.where(index)}: the label `{value}` is not a finite number, which regression needs.")
+                raise DataError(f"{where()}: the label `{value}` is not a finite number, which regression needs.")
             return number
         if self.problem == "multi-label":
             if isinstance(value, str):
                 value = value.split(self.options.separator or "|")
             if not isinstance(value, list):
-                raise DataError(f"{rows.where(index)}: the label must be a list of labels, got `{value}`.")
+                raise DataError(f"{where()}: the label must be a list of labels, got `{value}`.")
             return [label.strip() if isinstance(label, str) else label for label in value if label != ""]
         if isinstance(value, list):
-            raise DataError(f"{rows.where(index)}: the label is a list; set text-classification.problem=multi-label.")
+            raise DataError(f"{where()}: the label is a list; set text-classification.problem=multi-label.")
         if isinstance(value, bool):
             value = str(value).lower()
         if isinstance(value, float) and value == int(value):
             value = int(value)
         if isinstance(value, str) and not value.strip():
-            raise DataError(f"{rows.where(index)}: the label is empty; fill it in or remove the row.")
+            raise DataError(f"{where()}: the label is empty; fill it in or remove the row.")
         return [value]
 
     def _weigh(self, flat: list[Any], rows: int) -> None:
@@ -187,20 +191,20 @@ class TextClassification(Task):
         texts = [row["text"] if isinstance(row["text"], str) else str(row["text"]) for row in rows]
         pairs = [str(row["text_pair"] or "") for row in rows] if rows and "text_pair" in rows[0] else None
         encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
-        index = {label: i for i, label in enumerate(self.labels)}
         for i, row in enumerate(rows):
             features: dict[str, Any] = {"input_ids": np.asarray(encoded["input_ids"][i], np.int32)}
             if pairs is not None and "token_type_ids" in encoded:
                 features["token_type_ids"] = np.asarray(encoded["token_type_ids"][i], np.int8)
             if "label" in row:
-                features["labels"] = self._target(row["label"], index)
+                features["labels"] = self.target(row["label"])
             yield features
 
-    def _target(self, value: Any, index: Mapping[str, int]) -> Any:
+    def target(self, value: Any) -> Any:
+        """A checked label cell as an index, a 0/1 vector or a number."""
         if self.problem == "regression":
             return np.float32(value)
-        nowhere = Rows.__new__(Rows)
-        parsed = self._parse(value, nowhere, 0)
+        parsed = self._parse(value, None, 0)
+        index = {label: i for i, label in enumerate(self.labels)}
         if self.problem == "single-label":
             return np.int32(index[str(parsed[0])])
         target = np.zeros(len(index), np.float32)

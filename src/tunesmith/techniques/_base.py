@@ -39,6 +39,8 @@ class Technique(ABC):
     cache_boundary: ClassVar[Literal["base"] | None] = None
     """What may be computed once and kept: the base's output when nothing below the head learns."""
     mergeable: ClassVar[bool] = False
+    reader: Any = None
+    """With a cache boundary: what turns cached states into what the head reads (`collected`, `combine`), if anything."""
 
     def __init__(self, options: Any, variant: str | None = None) -> None:
         self.options = options

@@ -1,11 +1,15 @@
-"""Feature-based: the backbone is frozen and run once; only a head learns on its features.
+"""Feature-based: the backbone is frozen and run once; only what reads its features learns.
 
-    text -> frozen backbone (evaluation mode, once) -> pooled features, cached -> head
+    text -> frozen backbone (evaluation mode, once) -> features of every layer, cached -> mix -> head
 
-Since nothing below the head changes, its input is computed once per row and kept on disk; every further epoch,
-seed and learning rate costs next to nothing (Peters et al. 2019, "To Tune or Not to Tune?", section 2). `pooling`
-says what a sequence head reads: the head's own choice (`native`), the first position (`cls`), the mean over real
-positions (`mean`) or the last one (`last`).
+Since nothing of the backbone changes, its features are computed once per row and kept on disk; every further epoch,
+seed and learning rate costs next to nothing. `pooling` says what a sequence head reads: the head's own choice
+(`native`), the first position (`cls`), the mean over real positions (`mean`) or the last one (`last`). `layers=mix`
+learns how much each layer counts, because the last one is rarely the best for a new task:
+
+    feature = gamma * sum_l softmax(w)_l h_l        L + 2 parameters (layers, embeddings, gamma)
+
+(Peters et al. 2018, section 3.2, equation 1; Peters et al. 2019, "To Tune or Not to Tune?", section 2.)
 """
 
 from __future__ import annotations
@@ -22,13 +26,19 @@ from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
 
 
+CHILD = "tunesmith_features"
+
+
 class Options(BaseOptions):
     """Options of feature-based training."""
 
     pooling: Literal["auto", "native", "cls", "mean", "last"] = Field(
         "auto", description="what a sequence head reads; auto: mean for encoders, native for the rest"
     )
-    cache: bool = Field(True, description="run the backbone once and keep its output")
+    layers: Literal["auto", "last", "mix"] = Field(
+        "auto", description="last layer, or a learned mix of all; auto: mix wherever features are pooled"
+    )
+    cache: bool = Field(True, description="run the backbone once and keep its features")
 
 
 class FeatureBased(Technique):
@@ -42,7 +52,7 @@ class FeatureBased(Technique):
     def attach(self, backbone: Backbone) -> None:
         """Freeze, and pool what leaves the base."""
         backbone.freeze()
-        if not backbone.head_names or not any(True for _ in backbone.head_parameters()):
+        if not any(True for _ in backbone.head_parameters()):
             raise TechniqueError(
                 "nothing would learn: the output head of this model shares its weights with the frozen embedding; choose another technique."
             )
@@ -51,11 +61,15 @@ class FeatureBased(Technique):
             pooling = "mean" if backbone.kind == "encoder" and backbone.reads == "sequence" else "native"
         if pooling != "native" and backbone.reads == "tokens":
             raise TechniqueError(f"feature-based.pooling={pooling} makes one vector a row, and this task's head reads tokens; use native.")
-        self.pooling = pooling
-        if pooling != "native":
-            pool = _Pool(pooling)
-            backbone.base.register_forward_pre_hook(pool.remember, with_kwargs=True)
-            backbone.base.register_forward_hook(pool, with_kwargs=True)
+        if pooling == "native":
+            if self.options.layers == "mix":
+                raise TechniqueError("feature-based.layers=mix needs pooled features; set feature-based.pooling to mean, cls or last.")
+            return
+        mix = self.options.layers != "last"
+        self.reader = _Reader(pooling, len(backbone.layers) + 1 if mix else None).to(backbone.embedding.weight.device)
+        backbone.base.add_module(CHILD, self.reader)
+        backbone.base.register_forward_pre_hook(self.reader.before, with_kwargs=True)
+        backbone.base.register_forward_hook(self.reader.after)
 
     def set_training(self, backbone: Backbone) -> None:
         """The backbone stays in evaluation mode: its output must not depend on the step."""
@@ -64,28 +78,52 @@ class FeatureBased(Technique):
             backbone.model.get_submodule(name).train()
 
     def closed_form_count(self, backbone: Backbone) -> int:
-        """Nothing of the backbone learns."""
-        return 0
+        """One weight a layer, one for the embeddings, one scale; 0 without the mix."""
+        reader = getattr(backbone.base, CHILD, None)
+        return len(backbone.layers) + 2 if reader is not None and reader.layers else 0
 
 
-class _Pool:
-    """Hook on the base: every position, and the pooler's output, become the pooled vector."""
+class _Reader(nn.Module):
+    """Turns the base's output into one vector a row; the frozen part (`collect`) apart from the learned one (`combine`)."""
 
-    def __init__(self, pooling: str) -> None:
-        self.pooling = pooling
+    def __init__(self, pooling: str, layers: int | None) -> None:
+        super().__init__()
+        self.pooling, self.layers = pooling, layers
+        if layers:
+            self.weight = nn.Parameter(torch.zeros(layers))
+            self.gamma = nn.Parameter(torch.ones(1))
         self.mask: torch.Tensor | None = None
+        self.collected: torch.Tensor | None = None
 
-    def remember(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def before(self, base: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Remember the mask, and ask for every layer's states."""
         self.mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if self.layers:
+            kwargs["output_hidden_states"] = True
+        return args, kwargs
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def after(self, base: nn.Module, args: Any, output: Any) -> Any:
+        """Every position, and the pooler's output, become the row's vector."""
         states = output["last_hidden_state"]
-        mask = self.mask if self.mask is not None else states.new_ones(states.shape[:2])
-        pooled = pool(states, mask, self.pooling)
-        output["last_hidden_state"] = pooled[:, None].expand_as(states)
+        self.collected = self.collect(output)
+        pooled = self.combine(self.collected)
+        output["last_hidden_state"] = pooled[:, None].expand(-1, states.shape[1], -1)
         if output.get("pooler_output") is not None:
             output["pooler_output"] = pooled
         return output
+
+    def collect(self, output: Any) -> torch.Tensor:
+        """Pooled states, [rows, layers or 1, d]."""
+        last = output["last_hidden_state"]
+        mask = self.mask if self.mask is not None else last.new_ones(last.shape[:2])
+        chosen = output["hidden_states"] if self.layers else [last]
+        return torch.stack([pool(states, mask, self.pooling) for states in chosen], 1)
+
+    def combine(self, states: torch.Tensor) -> torch.Tensor:
+        """[rows, layers or 1, d] to [rows, d]."""
+        if not self.layers:
+            return states[:, 0]
+        return self.gamma * (states * torch.softmax(self.weight, 0)[None, :, None]).sum(1)
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

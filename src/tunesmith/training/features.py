@@ -1,10 +1,10 @@
-"""Run a frozen backbone once and train the head on what it left: the base's output, cached on disk.
+"""Run a frozen backbone once and train on what it left, cached on disk.
 
-    rows -> base (with the technique's hooks, evaluation mode) -> states, [rows][1 or T][d] -> disk
-    training: the base is replaced by a stand-in that returns the stored states, so the head sees the same numbers
+    rows -> base (with the technique's hooks, evaluation mode) -> states, [rows][slots or T][d] -> disk
+    training: the base is replaced by a stand-in that serves the stored states, so the head sees the same numbers
 
-One vector a row is stored where all positions are the same (pooled features), all positions otherwise. BERT's
-pooler is a function of the first position and is computed again, because it may be learning.
+With pooled features a row has one slot a layer, and the technique's reader combines them (a learned step); without,
+all positions of the last layer are stored. BERT's pooler is computed again, because it may be learning.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ CODE = 2  # part of the key: raise it when what is stored changes
 class StandIn:
     """Serves stored states in place of the base's forward pass, between `install` and `remove`."""
 
-    def __init__(self, backbone: Backbone, output_class: type[Any], fields: Sequence[str], pooled: bool) -> None:
+    def __init__(self, backbone: Backbone, output_class: type[Any], fields: Sequence[str], reader: Any) -> None:
         self.base: Any = backbone.base
-        self.output_class, self.fields, self.pooled = output_class, fields, pooled
+        self.output_class, self.fields, self.reader = output_class, fields, reader
         self.states: torch.Tensor | None = None
         self.hooks: Any = None
 
@@ -51,18 +51,28 @@ class StandIn:
         assert self.states is not None
         states = self.states
         values: dict[str, Any] = {}
-        if self.pooled:
+        if self.reader is not None:
+            pooled = self.reader.combine(states)
             width = input_ids.shape[1] if input_ids is not None else 1
-            values["last_hidden_state"] = states.expand(-1, width, -1)
+            values["last_hidden_state"] = pooled[:, None].expand(-1, width, -1)
+            values["pooler_output"] = pooled
         else:
             values["last_hidden_state"] = states
-        if "pooler_output" in self.fields:
-            values["pooler_output"] = states[:, 0] if self.pooled else self.base.pooler(states)
+            if "pooler_output" in self.fields:
+                values["pooler_output"] = self.base.pooler(states)
+        values = {name: value for name, value in values.items() if name in self.fields}
         return self.output_class(**values)
 
 
 def compute(
-    backbone: Backbone, task: Task, rows: RaggedRows, key: Mapping[str, Any], batch_size: int, device: torch.device, pad_id: int
+    backbone: Backbone,
+    task: Task,
+    rows: RaggedRows,
+    key: Mapping[str, Any],
+    batch_size: int,
+    device: torch.device,
+    pad_id: int,
+    reader: Any,
 ) -> tuple[RaggedRows, StandIn]:
     """States of every row (from the cache if they are there) and the stand-in that serves them."""
     seen: dict[str, Any] = {}
@@ -70,29 +80,29 @@ def compute(
     def record(module: Any, args: Any, output: Any) -> None:
         seen["output"] = output
 
-    def run(batch: Mapping[str, torch.Tensor]) -> Any:
+    def run(indices: Any) -> tuple[Any, torch.Tensor]:
+        batch = task.collate([rows[int(i)] for i in indices], pad_id)
         handle = backbone.base.register_forward_hook(record)
         try:
             with torch.no_grad():
                 backbone.model(**task.model_inputs({n: t.to(device) for n, t in batch.items()}))
         finally:
             handle.remove()
-        return seen.pop("output")
+        output = seen.pop("output")
+        return output, reader.collected if reader is not None else output["last_hidden_state"]
 
     backbone.model.eval()
-    probe = run(task.collate([rows[int(np.argmax(rows.lengths))]], pad_id))
-    states = probe["last_hidden_state"]
-    pooled = states.shape[1] > 1 and bool((states == states[:, :1]).all())
-    stand_in = StandIn(backbone, type(probe), list(probe.keys()), pooled)
+    probe, _ = run([0])
+    stand_in = StandIn(backbone, type(probe), [name for name in probe if name != "hidden_states"], reader)
 
     def make(folder: Path) -> None:
         kept: list[np.ndarray[Any, Any] | None] = [None] * len(rows)
         with progress() as bar:
             bar_task = bar.add_task("features of the frozen backbone", total=len(rows))
             for indices in by_length(rows.lengths, batch_size):
-                output = run(task.collate([rows[i] for i in indices], pad_id))["last_hidden_state"].float().cpu().numpy()
+                states = run(indices)[1].float().cpu().numpy()
                 for place, index in enumerate(indices):
-                    kept[index] = output[place, : 1 if pooled else rows.lengths[index]].copy()
+                    kept[index] = states[place, : None if reader is not None else rows.lengths[index]].copy()
                 bar.advance(bar_task, len(indices))
         writer = RaggedWriter(folder)
         for row in kept:

@@ -194,10 +194,17 @@ def _train_step(session: Session, step: list[Pass], optimizer: torch.optim.Optim
         session.masters.gather()
         total += value
     session.strategy.after_backward(session)
+    norm = session.masters.norm()
     limit = session.config.training.max_grad_norm
-    norm = torch.nn.utils.clip_grad_norm_(session.masters.tensors.values(), limit if limit > 0 else math.inf)
+    if limit > 0:
+        excess = torch.clamp(norm / limit, min=1.0)
+        if optimizer.defaults["fused"]:
+            # The fused optimiser divides gradients by `grad_scale` as it reads them: clipping without a pass of its own.
+            optimizer.grad_scale = excess  # type: ignore[attr-defined]
+        else:
+            torch._foreach_div_([t.grad for t in session.masters.tensors.values() if t.grad is not None], excess)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    session.masters.clear()
     session.masters.scatter()
     session.strategy.after_step(session)
     return total / units, float(norm)

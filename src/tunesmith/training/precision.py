@@ -61,7 +61,8 @@ def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
 class Masters:
     """The fp32 tensors that the optimiser sees, one for each learning parameter.
 
-    In fp32 they are the parameters themselves and every method but `finish` does nothing.
+    In fp32 they are the parameters themselves. In half precision they are copies with gradient buffers of their own,
+    which are allocated once: fresh large blocks every step cost page faults.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -69,8 +70,11 @@ class Masters:
         self.dtype = dtype
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.split = dtype != torch.float32
+        self.filled = False
         if self.split:
             self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
+            for master in self.tensors.values():
+                master.grad = torch.zeros_like(master)
             for parameter in model.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
@@ -81,12 +85,27 @@ class Masters:
         """Add the gradients of the last backward pass to the masters', in fp32."""
         if not self.split:
             return
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                master = self.tensors[name]
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-                parameter.grad = None
+        used = [(self.tensors[n].grad, p.grad) for n, p in self.parameters.items() if p.grad is not None]
+        buffers, gradients = [b for b, _ in used if b is not None], [g for _, g in used]
+        if self.filled:
+            torch._foreach_add_(buffers, [g.float() for g in gradients])
+        else:
+            torch._foreach_copy_(buffers, gradients)
+        self.filled = True
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def norm(self) -> torch.Tensor:
+        """The gradient norm over everything that learns, a scalar tensor."""
+        gradients = [t.grad for t in self.tensors.values() if t.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def clear(self) -> None:
+        """Forget the gradients of the step."""
+        self.filled = False
+        if not self.split:
+            for tensor in self.tensors.values():
+                tensor.grad = None
 
     def scatter(self) -> None:
         """Refresh the running copies."""

@@ -1,0 +1,99 @@
+"""The contract of a baseline: training rows in, a prediction for every eval row out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tunesmith.config import Options, RunConfig
+from tunesmith.data.splits import Roles
+from tunesmith.tasks._base import Task
+
+
+@dataclass
+class Guess:
+    """What a baseline predicts.
+
+    Attributes:
+        values: one per eval row, as the task's metric takes them (label index, 0/1 vector, number).
+        probabilities: [rows, labels] where it has them, for the loss; None for regression.
+        parameters: how many numbers it learned.
+        seconds: time to learn them.
+    """
+
+    values: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any] | None = None
+    parameters: int = 0
+    seconds: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Baseline(ABC):
+    """A simple predictor without fine-tuning."""
+
+    family: ClassVar[str] = "baseline"
+    Options: ClassVar[type[Options]] = Options
+    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def predict(self, task: Task, roles: Roles, config: RunConfig) -> Guess:
+        """Learn from the training rows, predict the eval rows."""
+
+
+def targets(task: Any, table: Any) -> np.ndarray[Any, Any]:
+    """Labels of a table as the task encodes them: [rows] indices or numbers, [rows, labels] 0/1."""
+    return np.stack([task.target(value) for value in table["label"]])
+
+
+def texts(table: Any) -> list[str]:
+    """The text of each row, pairs joined."""
+    if "text_pair" in table.column_names:
+        return [f"{a} {b or ''}" for a, b in zip(table["text"], table["text_pair"], strict=True)]
+    return [str(text) for text in table["text"]]
+
+
+def fit_linear(problem: str, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int) -> Guess:
+    """A linear model on fixed features: logistic regression, one per label, or ridge regression.
+
+    Args:
+        problem: single-label, multi-label or regression.
+        features: training rows, [rows, width], dense or sparse.
+        labels: from `targets`.
+        others: eval rows, [rows, width].
+        strength: inverse of the L2 penalty (scikit-learn's C).
+        seed: for the solver.
+    """
+    import time
+
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+
+    started = time.perf_counter()
+    if problem == "regression":
+        ridge = Ridge(alpha=1.0 / strength).fit(features, labels)
+        return Guess(ridge.predict(others), None, ridge.coef_.size + 1, time.perf_counter() - started)
+    if problem == "multi-label":
+        many = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000, random_state=seed)).fit(features, labels)
+        probability = many.predict_proba(others)
+        size = sum(e.coef_.size + 1 for e in many.estimators_ if hasattr(e, "coef_"))
+        return Guess((probability >= 0.5).astype(np.int64), probability, size, time.perf_counter() - started)
+    one = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features, labels)
+    probability = one.predict_proba(others)
+    return Guess(probability.argmax(1), probability, one.coef_.size + one.intercept_.size, time.perf_counter() - started)
+
+
+def loss_of(problem: str, guess: Guess, truth: np.ndarray[Any, Any]) -> float:
+    """The task's loss on a baseline's predictions: cross-entropy with probabilities kept above 1e-7, or squared error."""
+    if problem == "regression":
+        return float(np.mean((guess.values - truth) ** 2))
+    assert guess.probabilities is not None
+    sure = np.clip(guess.probabilities, 1e-7, 1 - 1e-7)
+    if problem == "multi-label":
+        return float(-np.mean(truth * np.log(sure) + (1 - truth) * np.log(1 - sure)))
+    return float(-np.mean(np.log(sure[np.arange(len(truth)), truth])))

@@ -1,0 +1,72 @@
+"""evaluate, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli import flags as f
+
+Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact folder, or the folder of a finished run")]
+Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("evaluate")(evaluate)
+    app.command("predict")(predict)
+
+
+def evaluate(
+    artifact: Folder,
+    data: Data,
+    columns: f.Columns = None,
+    batch_size: Annotated[int, typer.Option(help="rows per forward pass")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
+    """Score an artifact on labelled rows: tunesmith evaluate runs/lora/artifact --data more.csv."""
+    f.talk(verbose, quiet)
+    from tunesmith.artifacts.use import load
+    from tunesmith.console import quiet_libraries
+
+    quiet_libraries()
+    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    metrics = opened.evaluate(data, f.pairs(columns))
+    content = {"artifact": artifact, "data": data, "metrics": {**metrics, "primary": opened.task.primary}, "dtype": dtype}
+    if json:
+        f.emit(content)
+        return
+    for name, value in metrics.items():
+        typer.echo(f"{name:<12} {value:.4f}")
+
+
+def predict(
+    artifact: Folder,
+    data: Data,
+    output: Annotated[str, typer.Option("--output", "-o", help="JSONL file to write")],
+    columns: f.Columns = None,
+    batch_size: Annotated[int, typer.Option(help="rows per forward pass")] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
+    """Add a prediction and a score to every row: tunesmith predict runs/lora/artifact --data rows.jsonl -o out.jsonl."""
+    f.talk(verbose, quiet)
+    from tunesmith.artifacts.use import load, predict_file, write_predictions
+    from tunesmith.console import quiet_libraries, say
+
+    quiet_libraries()
+    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
+    if json:
+        f.emit({"artifact": artifact, "data": data, "output": output, "rows": count})
+    else:
+        say(f"{count:,} rows with predictions: {output}")

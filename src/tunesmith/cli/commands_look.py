@@ -1,0 +1,126 @@
+"""list, show, init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli import flags as f
+from tunesmith.errors import UserError, unknown
+
+KINDS = ("tasks", "techniques", "strategies", "objectives", "baselines", "assets", "runs")
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("show")(show)
+    app.command("list")(list_)
+    app.command("init")(init)
+
+
+def list_(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help=", ".join(KINDS))],
+    folder: Annotated[str, typer.Option(help="where to look for runs")] = "runs",
+    json: f.Json = False,
+) -> None:
+    """List what is there: tunesmith list techniques."""
+    if what not in KINDS:
+        raise UserError(unknown("list", what, KINDS))
+    if what == "assets":
+        rows = _assets()
+    elif what == "runs":
+        rows = _runs(Path(folder))
+    else:
+        from tunesmith import registry
+
+        kind = {"strategies": "strategy"}.get(what, what.removesuffix("s"))
+        rows = [
+            {"name": f"{n}:METHOD" if n == "peft" else n, "summary": registry.resolve(kind, n).summary}
+            for n in registry.names(kind)
+        ]
+    if json:
+        f.emit(rows)
+        return
+    if not rows:
+        typer.echo(f"no {what} here.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _assets() -> list[dict[str, Any]]:
+    from tunesmith import assets
+
+    return [
+        {
+            "name": a.name,
+            "kind": a.kind,
+            "download": _size(a.download_size),
+            "on disk": _size(assets.size_on_disk(a)) if assets.is_fetched(a) else "-",
+            "licence": a.licence,
+            "task": a.task,
+            "what": a.description,
+        }
+        for a in assets.catalogue()
+    ]
+
+
+def _size(count: float) -> str:
+    from tunesmith.compare.format import in_bytes
+
+    return in_bytes(count)
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    import json
+
+    rows = []
+    for path in sorted(folder.rglob("config.yaml")):
+        result = path.parent / "result.json"
+        if not result.is_file():
+            rows.append({"run": str(path.parent), "status": "unfinished", "technique": "", "score": ""})
+            continue
+        content = json.loads(result.read_text(encoding="utf-8"))
+        primary = content["metrics"]["primary"]
+        score = f"{primary} {content['metrics']['after'].get(primary, float('nan')):.4f}"
+        rows.append({"run": str(path.parent), "status": content["status"], "technique": content["technique"], "score": score})
+    return rows
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="a run's or comparison's folder, or an artifact")],
+    json: f.Json = False,
+) -> None:
+    """Show what a run found: tunesmith show runs/lora."""
+    from tunesmith.cli.show import show as render
+
+    render(Path(run), json)
+
+
+def init(
+    output: Annotated[str, typer.Option("--output", "-o", help="file to write; - prints")] = "tunesmith.yaml",
+    technique: f.Technique = None,
+    task: f.Task = None,
+    overwrite: f.Overwrite = False,
+) -> None:
+    """Write a commented configuration to start from: tunesmith init, then tunesmith train --config tunesmith.yaml."""
+    from tunesmith.cli.template import template
+
+    text = template(technique or "lora", task or "text-classification")
+    if output == "-":
+        typer.echo(text, nl=False)
+        return
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise UserError(f"`{output}` is there already; add --overwrite to replace it, or give another --output.")
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"Wrote {output}. Fill in model and train, then: tunesmith train --config {output}", err=True)

@@ -1,0 +1,129 @@
+"""train, resume, compare."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli import flags as f
+
+TRAIN_HELP = """Train one model with one technique, measure it, and keep a verified artifact.
+
+\b
+Examples:
+  tunesmith train --model asset:minilm --train reviews.csv --technique lora --output runs/lora
+  tunesmith train --model ./bert --train a.jsonl --eval b.jsonl --columns text=review,label=stars
+  tunesmith train --config run.yaml --set lora.rank=8 --set training.evaluate_every=50
+"""
+COMPARE_HELP = """Train several techniques on the same rows and budget; one table and one report.
+
+\b
+Examples:
+  tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --output runs/comparison
+  tunesmith compare --model ./bert --train a.csv --techniques full,lora,adapter --seeds 0,1,2 --epochs 2
+Finished runs are kept: the same command again goes on where it stopped.
+"""
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("train", help=TRAIN_HELP)(train)
+    app.command("compare", help=COMPARE_HELP)(compare)
+    app.command("resume")(resume)
+
+
+def train(
+    model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
+    columns: f.Columns = None, technique: f.Technique = None, quantization: f.Quantization = None, objective: f.Objective = None,
+    seed: f.Seed = None, epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None,
+    learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
+    max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
+    overwrite: f.Overwrite = False, report_to: f.ReportTo = None, trust_remote_code: f.TrustRemoteCode = False,
+    config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
+) -> None:  # fmt: skip
+    """Train one model with one technique."""
+    f.talk(verbose, quiet)
+    given = {
+        "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
+        "technique": technique, "quantization": quantization, "objective": objective, "seed": seed, "epochs": epochs,
+        "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
+        "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
+        "report_to": f.words(report_to), "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    from tunesmith import config as configuration
+    from tunesmith import processes
+    from tunesmith import run as runs
+    from tunesmith.config import RunConfig
+
+    resolved = configuration.build(RunConfig, f.layered(config, set_, given))
+    processes.open_nursery()
+    result = runs.execute(resolved, overwrite=overwrite)
+    _finish(result, resolved.output or "", json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="the folder of an unfinished run")],
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
+    """Go on with an interrupted run from its newest checkpoint."""
+    f.talk(verbose, quiet)
+    from tunesmith import processes
+    from tunesmith import run as runs
+
+    processes.open_nursery()
+    _finish(runs.resume(run), run, json)
+
+
+def _finish(result: dict[str, object], output: str, as_json: bool) -> None:
+    if as_json:
+        f.emit(result)
+        return
+    from tunesmith.cli.show import result_table
+    from tunesmith.console import people, say, verbosity
+
+    if verbosity() >= 0:
+        people().print(result_table(result))
+    say(f"Artifact: {output}/artifact    Result: {output}/result.json")
+    say(f"Use it:   tunesmith predict {output}/artifact --data rows.jsonl --output predictions.jsonl")
+
+
+def compare(
+    model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
+    columns: f.Columns = None,
+    techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all)")] = None,
+    baselines: Annotated[str | None, typer.Option(help="comma-separated (default majority,tfidf,linear-probe)")] = None,
+    seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
+    epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None, learning_rate: f.LearningRate = None,
+    max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None, max_eval_rows: f.MaxEvalRows = None,
+    dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None, trust_remote_code: f.TrustRemoteCode = False,
+    config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
+) -> None:  # fmt: skip
+    """Train several techniques on the same rows and budget."""
+    f.talk(verbose, quiet)
+    given = {
+        "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
+        "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
+        "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
+        "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
+        "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    from tunesmith import config as configuration
+    from tunesmith.compare import runner
+    from tunesmith.config import CompareConfig
+
+    resolved = configuration.build(CompareConfig, f.layered(config, set_, given))
+    comparison = runner.execute(resolved, runner.command_line())
+    if json:
+        f.emit(comparison.results)
+        return
+    from tunesmith.compare.table import comparison_table, footnotes
+    from tunesmith.console import people, say, verbosity
+
+    if verbosity() >= 0:
+        people().print(comparison_table(comparison.results))
+    for note in footnotes(comparison.results):
+        say(note)
+    say(f"Report:  {comparison.report}\nResults: {comparison.folder / 'results.json'}")

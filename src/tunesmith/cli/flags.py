@@ -1,0 +1,86 @@
+"""Flags shared by commands, and how file, `--set` and flags become one mapping (flags win)."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.console import set_verbosity
+from tunesmith.errors import UserError
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file with any of these settings; flags win.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="any setting, as a.b=value (lora.rank=8); repeatable")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="say more")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors")]
+Model = Annotated[str | None, typer.Option(help="folder, GGUF file, hub id, asset:NAME")]
+Task = Annotated[str | None, typer.Option(help="what the rows are for (default text-classification)")]
+Train = Annotated[str | None, typer.Option(help="training rows: file, hub id (name:split), asset:NAME")]
+Validation = Annotated[str | None, typer.Option(help="rows that choices are made on")]
+Eval = Annotated[str | None, typer.Option(help="rows that are only measured (default: 10 % of train)")]
+Columns = Annotated[str | None, typer.Option(help="the task's columns = yours: text=review,label=stars")]
+Technique = Annotated[str | None, typer.Option(help="which parameters learn (default lora)")]
+Quantization = Annotated[str | None, typer.Option(help="none, nf4, int8")]
+Objective = Annotated[str | None, typer.Option(help="what is minimised (default supervised)")]
+Seed = Annotated[int | None, typer.Option(help="makes the run repeatable (default 0)")]
+Epochs = Annotated[float | None, typer.Option(help="passes over the training rows (default 3)")]
+MaxSteps = Annotated[int | None, typer.Option(help="optimiser steps, instead of epochs")]
+BatchSize = Annotated[int | None, typer.Option(help="rows per optimiser step (default 16)")]
+LearningRate = Annotated[float | None, typer.Option(help="peak rate (default: the technique's own)")]
+MaxLength = Annotated[int | None, typer.Option(help="tokens a row is cut to")]
+MaxTrainRows = Annotated[int | None, typer.Option(help="use N training rows")]
+MaxEvalRows = Annotated[int | None, typer.Option(help="measure on N rows")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="the folder to write")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a finished run there")]
+ReportTo = Annotated[str | None, typer.Option(help="tensorboard, wandb (comma-separated)")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that the model folder brings along")]
+
+
+def talk(verbose: int, quiet: bool) -> None:
+    """Apply -v and -q."""
+    set_verbosity(-1 if quiet else verbose)
+
+
+def pairs(text: str | None) -> dict[str, str] | None:
+    """`text=review,label=stars` as a mapping."""
+    if text is None:
+        return None
+    found = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise UserError(f"--columns takes task=yours pairs such as text=review,label=stars; `{part}` is none.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def words(text: str | None) -> list[str] | None:
+    """A comma-separated list."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None, flag: str) -> list[int] | None:
+    """A comma-separated list of whole numbers."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"{flag} takes whole numbers such as 0,1,2, got `{text}`.") from error
+
+
+def layered(config: str | None, assigned: list[str] | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """One mapping from the file, then --set, then flags."""
+    from tunesmith import config as configuration
+
+    layers = [configuration.read_file(config)] if config else []
+    layers.append(configuration.assignments(assigned or []))
+    layers.append({name: value for name, value in flags.items() if value is not None and value is not False})
+    return configuration.merge(*layers)
+
+
+def emit(content: Any) -> None:
+    """The one object of --json."""
+    typer.echo(json.dumps(content, ensure_ascii=False, default=str))

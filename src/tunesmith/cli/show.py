@@ -1,0 +1,86 @@
+"""What a finished run, comparison or artifact looks like in a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tunesmith.cli.flags import emit
+from tunesmith.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """Metrics before and after, and what they cost."""
+    from rich.table import Table
+
+    from tunesmith.compare.format import count, in_bytes, seconds
+
+    cost, metrics = result["cost"], result["metrics"]
+    title = f"{result['technique']} on {result['model']} ({result['task']}, seed {result['seed']})"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("metric")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name, value in metrics["after"].items():
+        before = metrics["before"].get(name)
+        style = "bold" if name == metrics["primary"] else None
+        table.add_row(name, "-" if before is None else f"{before:.4f}", f"{value:.4f}", style=style)
+    table.add_section()
+    rows = (
+        ("parameters that learn", f"{count(cost['trainable_parameters'])}"),
+        ("time of training", seconds(cost["train_seconds"]) if cost["train_seconds"] is not None else "-"),
+        ("tokens per second", f"{cost['tokens_per_second']:,.0f}" if cost["tokens_per_second"] else "-"),
+        ("peak memory", in_bytes(cost["peak_memory_bytes"])),
+        ("artifact", in_bytes(cost["artifact_bytes"])),
+    )
+    for name, text in rows:
+        table.add_row(name, "", text)
+    return table
+
+
+def show(path: Path, as_json: bool) -> None:
+    """Print a run, a comparison or an artifact."""
+    from rich.console import Console
+
+    if (path / "results.json").is_file():
+        content = _read(path / "results.json")
+        if as_json:
+            emit(content)
+            return
+        from tunesmith.compare.table import comparison_table, footnotes
+
+        Console().print(comparison_table(content))
+        for note in footnotes(content):
+            typer.echo(note)
+        return
+    run = path.parent if path.name == "artifact" and (path.parent / "result.json").is_file() else path
+    if (run / "result.json").is_file():
+        content = _read(run / "result.json")
+        if as_json:
+            emit(content)
+        else:
+            Console().print(result_table(content))
+        return
+    if (path / "tunesmith.json").is_file():
+        content = _read(path / "tunesmith.json")
+        if as_json:
+            emit(content)
+        else:
+            typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    if (path / "config.yaml").is_file():
+        raise UserError(f"the run in `{path}` is not finished; go on with `tunesmith resume {path}`.")
+    raise UserError(f"`{path}` holds no run, comparison or artifact; see `tunesmith list runs`.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise UserError(f"`{path}` is damaged ({error}); run again with --overwrite.") from error
