@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -45,12 +46,17 @@ def main():
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--tuned", action="store_true", help="length grouping and bf16 autocast, as its documentation allows")
+    parser.add_argument(
+        "--tuned", action="store_true", help="length grouping and bf16 autocast, as its documentation allows"
+    )
     parser.add_argument("--output", default="/tmp/peer")
     args = parser.parse_args()
 
     set_seed(args.seed)
-    rows = {name: [json.loads(line) for line in open(path, encoding="utf-8")] for name, path in (("train", args.train), ("eval", args.eval))}
+    rows = {
+        name: [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        for name, path in (("train", args.train), ("eval", args.eval))
+    }
     labels = sorted({row["label"] for row in rows["train"]})
     tokenizer = AutoTokenizer.from_pretrained(args.model)
 
@@ -60,14 +66,22 @@ def main():
         return encoded
 
     sets = {
-        name: Dataset.from_list([{"text": r["text"], "label": r["label"]} for r in part]).map(encode, batched=True, remove_columns=["text", "label"])
+        name: Dataset.from_list([{"text": r["text"], "label": r["label"]} for r in part]).map(
+            encode, batched=True, remove_columns=["text", "label"]
+        )
         for name, part in rows.items()
     }
     model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=len(labels))
     if args.technique == "lora":
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["query", "key", "value", "dense"])
+        config = LoraConfig(
+            task_type="SEQ_CLS",
+            r=16,
+            lora_alpha=32,
+            lora_dropout=0.05,
+            target_modules=["query", "key", "value", "dense"],
+        )
         config.exclude_modules = ".*pooler.*"
         model = get_peft_model(model, config)
     extra = {"train_sampling_strategy": "group_by_length", "bf16": True} if args.tuned else {}
@@ -78,15 +92,20 @@ def main():
     )  # fmt: skip
     clock = Clock()
     trainer = Trainer(
-        model=model, args=arguments, train_dataset=sets["train"], data_collator=DataCollatorWithPadding(tokenizer), callbacks=[clock]
+        model=model,
+        args=arguments,
+        train_dataset=sets["train"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[clock],
     )
     trainer.train()
     seconds = clock.end - clock.start
     predicted = trainer.predict(sets["eval"]).predictions.argmax(-1)
     accuracy = float(np.mean(predicted == np.asarray([labels.index(r["label"]) for r in rows["eval"]])))
     tokens = sum(len(ids) for ids in sets["train"]["input_ids"]) * args.epochs
-    from tunesmith.evaluation.cost import peak_memory
     import torch
+
+    from tunesmith.evaluation.cost import peak_memory
 
     print(json.dumps({
         "tool": "transformers Trainer" + (" + peft" if args.technique == "lora" else "") + (" (tuned)" if args.tuned else ""),

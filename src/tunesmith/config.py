@@ -7,17 +7,40 @@ against its `Options` class. Unknown keys are refused with the nearest known nam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+VERBATIM = ("columns", "class_weights")  # mappings whose keys are the user's own words
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; here it is a number, as in YAML 1.2 and everywhere else."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: a text that looks like a number is quoted."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+
+
+def parse(text: str) -> Any:
+    """YAML text as plain values (safe loading)."""
+    return yaml.load(text, Loader=_Loader)
 
 
 class Options(BaseModel):
@@ -80,9 +103,9 @@ class RunConfig(Options):
     dtype: Dtype = Field("auto", description="what training computes in; auto asks the device")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
     trust_remote_code: bool = Field(False, description="run code that a model folder brings along")
-    report_to: list[str] = Field(default_factory=list, description="tensorboard, wandb")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list, description="tensorboard, wandb")
     output: str | None = Field(None, description="the run's folder")
-    training: TrainingOptions = Field(default_factory=TrainingOptions)
+    training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())  # type: ignore[call-arg]
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="option sets by registry name")
 
 
@@ -91,8 +114,16 @@ class CompareConfig(RunConfig):
 
     techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
     baselines: list[str] = Field(default_factory=lambda: ["majority", "tfidf", "linear-probe"])
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
     jobs: int = Field(1, ge=1, description="runs at a time")
+
+    @field_validator("techniques", "baselines", "seeds")
+    @classmethod
+    def _once(cls, value: list[Any]) -> list[Any]:
+        twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
+        if twice is not None:  # it would count twice in means and intervals
+            raise ValueError(f"`{twice}` is named twice; name it once")
+        return value
 
 
 C = TypeVar("C", bound=RunConfig)
@@ -107,10 +138,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"the configuration `{path}` is not UTF-8 text; save it as UTF-8.") from error
     try:
-        raw = yaml.safe_load(text)
+        raw = parse(text)
     except yaml.YAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""  # type: ignore[attr-defined]
-        raise UserError(f"`{path}` is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
+        raise UserError(
+            f"`{path}` is not valid YAML{where}: {' '.join(str(getattr(error, 'problem', error)).split())}."
+        ) from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -124,14 +157,9 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not key.strip():
         raise UserError(f"--set takes key=value, got `{text}`; for example --set lora.rank=8.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse(value)
     except yaml.YAMLError:
         parsed = value
-    if isinstance(parsed, str):
-        try:
-            parsed = float(parsed) if parsed.strip() else parsed  # YAML 1.1 reads 1e-4 as text
-        except ValueError:
-            pass
     return key.strip().split("."), parsed
 
 
@@ -141,10 +169,11 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             name = str(key).replace("-", "_")
-            if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
-                merged[name] = merge(merged[name], value)
-            elif isinstance(value, Mapping):
-                merged[name] = merge(value) if name != "columns" else dict(value)
+            if isinstance(value, Mapping):
+                before = merged.get(name)
+                parts = (before, value) if isinstance(before, Mapping) else (value,)
+                verbatim = {str(k): v for part in parts for k, v in part.items()}
+                merged[name] = verbatim if name in VERBATIM else merge(*parts)
             else:
                 merged[name] = value
     return merged
@@ -175,7 +204,11 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         if key in cls.model_fields and key != "options":
             continue
         if key == "options":
-            for name, value in dict(settings.pop(key) or {}).items():
+            given = settings.pop(key) or {}
+            if not isinstance(given, Mapping) or not all(isinstance(v or {}, Mapping) for v in given.values()):
+                problems.append((key, f"holds option sets by name, such as `lora: {{rank: 8}}`, got `{given}`."))
+                continue
+            for name, value in given.items():
                 sections.setdefault(name.replace("_", "-"), {}).update(value or {})
             continue
         owners = registry.families_of(key)
@@ -187,7 +220,10 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
             sections.setdefault(key.replace("_", "-"), {}).update(value or {})
         else:
             settings.pop(key)
-            known = [*(n for n in cls.model_fields if n != "options"), *(n for k in registry.FAMILIES for n in registry.names(k))]
+            known = [
+                *(n for n in cls.model_fields if n != "options"),
+                *(n for k in registry.FAMILIES for n in registry.names(k)),
+            ]
             problems.append((key, unknown("setting", key, known).split(" Known:")[0]))
 
     config: C | None = None
@@ -197,7 +233,12 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         problems += explain(error, cls)
 
     checked: dict[str, dict[str, Any]] = {}
-    for name, kind in (("task", "task"), ("technique", "technique"), ("objective", "objective"), ("strategy", "strategy")):
+    for name, kind in (
+        ("task", "task"),
+        ("technique", "technique"),
+        ("objective", "objective"),
+        ("strategy", "strategy"),
+    ):
         value = settings.get(name, cls.model_fields[name].default)
         if isinstance(value, str):
             try:
@@ -205,7 +246,8 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
             except ConfigError as error:
                 problems += [(name, message) for _, message in error.problems]
     for kind, plural in (("technique", "techniques"), ("baseline", "baselines")):
-        for value in settings.get(plural) or []:
+        listed = settings.get(plural)
+        for value in listed if isinstance(listed, list) else []:
             try:
                 registry.resolve(kind, str(value))
             except ConfigError as error:
@@ -237,6 +279,8 @@ def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> l
             message = unknown("setting", str(item["loc"][-1]), known)
         elif item["type"] == "missing":
             message = "is required and was not given."
+        elif item["type"] == "value_error":  # a check of ours, already a sentence
+            message = item["msg"].removeprefix("Value error, ") + "."
         else:
             message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got `{item['input']}`."
         found.append((path, message))
@@ -247,7 +291,7 @@ def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML; option sets are written under their own names."""
     plain = config.model_dump(mode="json")
     options = plain.pop("options")
-    return yaml.safe_dump({**plain, **options}, sort_keys=False, allow_unicode=True)
+    return yaml.dump({**plain, **options}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def options_of(config: RunConfig, kind: str, name: str) -> Any:

@@ -64,7 +64,9 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a fork after tokenising would warn, and two cores gain little
+    os.environ.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # a fork after tokenising would warn, and two cores gain little
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     import transformers

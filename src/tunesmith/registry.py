@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Entry:
         return (ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8"))) or "").split("\n", 1)[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def entries(kind: str) -> dict[str, Entry]:
     """All entries of a family by name, without importing any of them."""
     package = f"tunesmith.{FAMILIES[kind]}"

@@ -1,22 +1,12 @@
 """A run on one page: config -> data -> task + model -> technique -> fit -> evaluate -> artifact.
 
-Every step is one call below, in the order of `execute`. What a run leaves:
-
-    OUTPUT/config.yaml       resolved; running it again gives the same run
-    OUTPUT/metrics.jsonl     one object a logged step or evaluation
-    OUTPUT/predictions.jsonl one object an eval row, from the reloaded artifact
-    OUTPUT/result.json       scores, costs, provenance
-    OUTPUT/checkpoints/      resumable states
-    OUTPUT/artifact/         what evaluate, predict and export take
+Every step is one call below, in the order of `execute`; `run_folder` says what a run leaves.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +15,8 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say, warn
-from tunesmith.errors import SaveError, UserError
+from tunesmith.errors import UserError
+from tunesmith.run_folder import config_sha256, open_folder, resume_step, write_config, write_json, write_predictions
 
 DEFAULT_EPOCHS = 3.0
 SCHEMA = 1
@@ -84,7 +75,10 @@ def train(
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output or default_output(settings))
-    raw = {**settings, **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval})}
+    raw = {
+        **settings,
+        **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+    }
     resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
     return RunResult(folder, execute(resolved, overwrite=overwrite))
 
@@ -117,6 +111,30 @@ def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any
     return named
 
 
+@dataclass
+class Run:
+    """What the steps of one run hand to each other."""
+
+    config: RunConfig
+    folder: Path
+    device: Any
+    task: Any
+    technique: Any
+    roles: Any
+    loaded: Any
+    encoded: dict[str, Any]
+    max_length: int
+
+    def measure(self, model: Any, role: str, title: str) -> Any:
+        """Metrics and predictions of a model on the rows of a role."""
+        from tunesmith.evaluation.evaluate import evaluate
+
+        return evaluate(
+            model, self.task, self.encoded[role], batch_size=self.config.eval_batch_size, device=self.device,
+            pad_id=self.loaded.tokenizer.pad_token_id, title=title,
+        )  # fmt: skip
+
+
 def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
     """Carry out one run and return its result.
 
@@ -128,39 +146,75 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
-
-    from tunesmith import registry, seeding
-    from tunesmith.artifacts import store as artifacts
-    from tunesmith.artifacts.use import Artifact
-    from tunesmith.artifacts.verify import verify_run
-    from tunesmith.data.splits import load_roles
-    from tunesmith.evaluation import cost
-    from tunesmith.evaluation.encode import encode, pick_max_length, tokenizer_fingerprint
-    from tunesmith.evaluation.evaluate import evaluate
-    from tunesmith.models.load import dropout_to, load_model, load_tokenizer, locate
-    from tunesmith.techniques._base import Technique
-    from tunesmith.training import dropout, features
-    from tunesmith.training.feed import Feed
-    from tunesmith.training.log import MetricsLog
-    from tunesmith.training.loop import Session, fit
-    from tunesmith.training.precision import Masters, pick_device, pick_dtype
-
     quiet_libraries()
+    from tunesmith.artifacts.store import open_artifact
+    from tunesmith.artifacts.verify import verify_run
+    from tunesmith.evaluation import cost
 
-    def options(kind: str, name: str) -> Any:
-        return configuration.options_of(config, kind, name)
+    run = prepare(config, folder)
+    write_config(folder, config)
+    before = run.measure(run.loaded.model, "eval", "before").metrics
+    learned = learn(run, resume=resume)
+    source, run.loaded.model, run.loaded.backbone = run.loaded.source, None, None
+    gc.collect()
 
-    # -- what is trained on what
+    # What is measured is what was kept: the artifact, opened again on the base as it is on disk.
+    model = open_artifact(folder / "artifact").loaded.model.to(run.device)
+    scored = run.measure(model, "eval", "after")
+    write_predictions(folder, run.task, scored)
+    del model
+    gc.collect()
+    verification = verify_run(folder)
+    result = {
+        "schema_version": SCHEMA,
+        "task": config.task,
+        "technique": run.technique.name,
+        "model": config.model,
+        "seed": config.seed,
+        "status": "finished",
+        "metrics": {"before": before, "after": scored.metrics, "primary": run.task.primary},
+        "cost": {
+            **learned["cost"],
+            "peak_memory_bytes": cost.peak_memory(run.device),
+            "artifact_bytes": cost.folder_bytes(folder / "artifact"),
+            "predicted_memory_bytes": None,
+            "predicted_seconds": None,
+        },
+        "forgetting": None,
+        "stream": None,
+        "training": learned["training"],
+        "verification": verification,
+        "provenance": {
+            "versions": cost.versions(),
+            "hardware": cost.hardware(),
+            "rows": run.roles.describe(),
+            "data_sha256": run.roles.sha256(),
+            "model_sha256": source.sha256,
+            "config_sha256": config_sha256(config),
+            "git_commit": cost.git_commit(),
+        },
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def prepare(config: RunConfig, folder: Path) -> Run:
+    """Rows in their roles, the task fitted to them, the model under its head, everything encoded."""
+    from tunesmith import registry, seeding
+    from tunesmith.data.encode import encode
+    from tunesmith.data.splits import load_roles
+    from tunesmith.models.load import load_model, load_tokenizer, locate, pick_max_length
+    from tunesmith.techniques._base import create
+    from tunesmith.training.precision import pick_device
+
     device = pick_device(config.device)
-    task = registry.load("task", config.task)(options("task", config.task))
-    technique: Technique = registry.load("technique", config.technique)(
-        options("technique", config.technique), registry.split_name(config.technique)[1]
-    )
+    task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
+    technique = create(config.technique, config.options.get(registry.resolve("technique", config.technique).name))
     roles = load_roles(config, task)
     warn_about(roles)
     task.fit(roles.train)
-    for role, rows in (("validation", roles.validation), ("eval", roles.eval)):
-        if rows is not None:
+    for role, rows in roles.present():
+        if role != "train":
             task.check(rows, role)
 
     seeding.seed_everything(config.seed)
@@ -170,73 +224,72 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
         source, tokenizer, task.auto_class, task.config_overrides(), reads=task.reads, seed=config.seed,
         trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
     )  # fmt: skip
-    max_length = pick_max_length(config.max_length, task, loaded, technique.extra_positions())
-    encoded = {
-        role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}")
-        for role, rows in (("train", roles.train), ("validation", roles.validation), ("eval", roles.eval))
-        if rows is not None
-    }
-    write_config(folder, config)
-
-    # -- the model as it comes, then with the technique on it
-    measuring = {"batch_size": config.eval_batch_size, "device": device, "pad_id": tokenizer.pad_token_id}
     loaded.model.to(device)
-    before = evaluate(loaded.model, task, encoded["eval"], title="before", **measuring).metrics
-    seeding.seed_everything(seeding.derive(config.seed, "attach") % 2**63)
+    max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
+    encoded = {
+        role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
+    }
+    return Run(config, folder, device, task, technique, roles, loaded, encoded, max_length)
+
+
+def learn(run: Run, *, resume: bool) -> dict[str, Any]:
+    """Attach the technique, train, and save the artifact."""
+    from tunesmith import registry, seeding
+    from tunesmith.artifacts import store as artifacts
+    from tunesmith.evaluation import cost
+    from tunesmith.models.load import dropout_to
+    from tunesmith.training import dropout
+    from tunesmith.training.feed import Feed
+    from tunesmith.training.log import MetricsLog
+    from tunesmith.training.loop import Session, fit
+    from tunesmith.training.precision import Masters, pick_dtype
+
+    config, technique, loaded, options = run.config, run.technique, run.loaded, run.config.training
+    seeding.seed_everything(seeding.derive(config.seed, "attach"))
     technique.attach(loaded.backbone)
     learning, total = cost.parameters(loaded.model)
-    dtype = pick_dtype(config.dtype, device, total)
-    if config.training.dropout is not None:
-        dropout_to(loaded.model, config.training.dropout)
-    if config.training.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    learning_rate = config.learning_rate or technique.default_learning_rate
-
-    train_rows, stand_in = encoded["train"], None
+    if options.dropout is not None:
+        dropout_to(loaded.model, options.dropout)
+    if options.gradient_checkpointing:
+        enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
+        enable()
+    rows, stand_in = run.encoded["train"], None
     if technique.cache_boundary == "base" and technique.options.cache:
-        key = {
-            "rows": roles.train.sha256, "max_length": max_length, "tokenizer": tokenizer_fingerprint(tokenizer), "model": source.sha256 or source.path,
-            "technique": technique.options.model_dump(mode="json"), "task": task.name, "state": task.state_dict(), "versions": cost.versions(),
-        }  # fmt: skip
-        train_rows, stand_in = features.compute(
-            loaded.backbone, task, train_rows, key, config.eval_batch_size, device, tokenizer.pad_token_id,
-            technique.reader,
-        )
-        import torch
-
-        dtype = torch.float32  # nothing below the head runs
+        rows, stand_in = frozen_features(run)
+    # Where nothing below the head runs, half precision has nothing to speed up.
+    dtype = pick_dtype("float32" if stand_in else config.dtype, run.device, total)
     dropout.install(loaded.model)
     masters = Masters(loaded.model, dtype)
     feed = Feed(
-        task, loaded.model, train_rows,
-        batch_size=config.batch_size, micro_batch_size=config.training.micro_batch_size, seed=config.seed,
-        buckets=config.training.length_buckets, device=device, pad_id=tokenizer.pad_token_id, stand_in=stand_in,
+        run.task, loaded.model, rows, batch_size=config.batch_size, micro_batch_size=options.micro_batch_size, seed=config.seed,
+        buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
     )  # fmt: skip
-    total_steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
+    steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
+    rate = config.learning_rate or technique.default_learning_rate
+    kind = str(dtype).removeprefix("torch.")
     say(
-        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {len(roles.train):,} rows, "
-        f"{total_steps:,} steps of {config.batch_size}, {str(dtype).removeprefix('torch.')} on {device}."
+        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {len(rows):,} rows, "
+        f"{steps:,} steps of {config.batch_size}, {kind} on {run.device}."
     )
 
-    # -- learn
-    seeding.seed_everything(seeding.derive(config.seed, "fit") % 2**63)
-    measured_on = "validation" if roles.validation is not None else "eval"
+    measured_on = "validation" if "validation" in run.encoded else "eval"
 
     def measure() -> dict[str, float]:
         if stand_in is not None:
             stand_in.remove()
-        metrics = evaluate(loaded.model, task, encoded[measured_on], title=measured_on, **measuring).metrics
+        metrics = run.measure(loaded.model, measured_on, measured_on).metrics
         if stand_in is not None:
             stand_in.install()
-        return metrics
+        return dict(metrics)
 
-    log = MetricsLog(folder / "metrics.jsonl", resume_after=resume_step(folder) if resume else None)
+    seeding.seed_everything(seeding.derive(config.seed, "fit"))
+    log = MetricsLog(run.folder / "metrics.jsonl", resume_after=resume_step(run.folder) if resume else None)
     session = Session(
-        config=config, folder=folder, backbone=loaded.backbone, technique=technique,
-        objective=registry.load("objective", config.objective)(options("objective", config.objective)),
-        strategy=registry.load("strategy", config.strategy)(options("strategy", config.strategy)),
-        feed=feed, masters=masters, device=device, learning_rate=learning_rate, total_steps=total_steps, log=log,
-        measure=measure, measured_on=measured_on, primary=task.primary, higher_is_better=task.higher_is_better, resume=resume,
+        config=config, folder=run.folder, backbone=loaded.backbone, technique=technique,
+        objective=registry.load("objective", config.objective)(configuration.options_of(config, "objective", config.objective)),
+        strategy=registry.load("strategy", config.strategy)(configuration.options_of(config, "strategy", config.strategy)),
+        feed=feed, masters=masters, device=run.device, learning_rate=rate, total_steps=steps, log=log, measure=measure,
+        measured_on=measured_on, primary=run.task.primary, higher_is_better=run.task.higher_is_better, resume=resume,
     )  # fmt: skip
     if stand_in is not None:
         stand_in.install()
@@ -244,98 +297,50 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
         fitted = fit(session)
     finally:
         log.close()
-    if stand_in is not None:
-        stand_in.remove()
+        if stand_in is not None:
+            stand_in.remove()
     masters.finish()
-
-    # -- keep it, open what was kept, and measure that
-    notes = {"dtype": str(dtype).removeprefix("torch."), "learning_rate": learning_rate}
-    artifacts.save(folder / "artifact", loaded, task, technique, config, max_length, notes)
-    del session, feed, masters, loaded, train_rows, stand_in, measure
-    gc.collect()
-    artifact = Artifact(artifacts.open_artifact(folder / "artifact"), device, config.eval_batch_size)
-    scored = evaluate(artifact.model, task, encoded["eval"], title="after", **measuring)
-    write_predictions(folder, task, scored)
-    result = {
-        "schema_version": SCHEMA,
-        "task": config.task,
-        "technique": technique.name,
-        "model": config.model,
-        "seed": config.seed,
-        "status": "finished",
-        "metrics": {"before": before, "after": scored.metrics, "primary": task.primary},
+    notes = {"dtype": kind, "learning_rate": rate}
+    artifacts.save(run.folder / "artifact", loaded, run.task, technique, config, run.max_length, notes)
+    return {
         "cost": {
             "trainable_parameters": learning,
             "total_parameters": total,
             "train_seconds": fitted.seconds,
             "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9),
-            "peak_memory_bytes": cost.peak_memory(device),
-            "artifact_bytes": cost.folder_bytes(folder / "artifact"),
-            "predicted_memory_bytes": None,
-            "predicted_seconds": None,
         },
-        "forgetting": None,
-        "stream": None,
         "training": {
-            "learning_rate": learning_rate,
+            **notes,
             "steps": fitted.steps,
             "tokens": fitted.tokens,
-            "dtype": notes["dtype"],
-            "max_length": max_length,
+            "max_length": run.max_length,
             "best_step": fitted.best_step,
             "stopped_early": fitted.stopped_early,
         },
-        "provenance": {
-            "versions": cost.versions(),
-            "hardware": cost.hardware(),
-            "rows": roles.describe(),
-            "data_sha256": {
-                role: rows.sha256
-                for role, rows in (("train", roles.train), ("validation", roles.validation), ("eval", roles.eval))
-                if rows is not None
-            },
-            "model_sha256": source.sha256,
-            "config_sha256": config_sha256(config),
-            "git_commit": cost.git_commit(),
-        },
     }
-    del artifact
-    gc.collect()
-    result["verification"] = verify_run(folder)
-    write_json(folder / "result.json", result)
-    return result
 
 
-def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
-    """Claim the run's folder; returns the result when `resume` finds it finished.
+def frozen_features(run: Run) -> tuple[Any, Any]:
+    """What the frozen backbone makes of the training rows, computed once, and the stand-in that serves it."""
+    from tunesmith.data.encode import tokenizer_fingerprint
+    from tunesmith.evaluation import cost
+    from tunesmith.training import features
 
-    Raises:
-        UserError: a finished or unfinished run is there.
-    """
-    finished, begun = (folder / "result.json").is_file(), (folder / "config.yaml").is_file()
-    if resume:
-        if finished:
-            say(f"The run in {folder} is finished; nothing to resume.")
-            return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-        if not begun:
-            raise UserError(f"`{folder}` holds no run to resume (no config.yaml).")
-        return None
-    if (finished or begun) and overwrite:
-        for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "artifact"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    elif finished:
-        raise UserError(f"`{folder}` holds a finished run; add --overwrite to replace it, or give another --output.")
-    elif begun:
-        raise UserError(
-            f"`{folder}` holds an unfinished run; go on with `tunesmith resume {folder}`, or add --overwrite to start again."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
-    return None
+    source = run.loaded.source
+    key = {
+        "rows": run.roles.train.sha256,
+        "max_length": run.max_length,
+        "tokenizer": tokenizer_fingerprint(run.loaded.tokenizer),
+        "model": source.sha256 or source.path,
+        "technique": run.technique.options.model_dump(mode="json"),
+        "task": run.task.name,
+        "task_state": run.task.state_dict(),
+        "versions": cost.versions(),
+    }
+    return features.compute(
+        run.loaded.backbone, run.task, run.encoded["train"], key, run.config.eval_batch_size, run.device,
+        run.loaded.tokenizer.pad_token_id, run.technique.reader,
+    )  # fmt: skip
 
 
 def resume(folder: str | Path) -> dict[str, Any]:
@@ -359,12 +364,6 @@ def execute_payload(payload: dict[str, Any]) -> dict[str, Any]:
     return execute(config, overwrite=bool(payload.get("overwrite")), resume=bool(payload.get("resume")))
 
 
-def resume_step(folder: Path) -> int:
-    """Step of the newest checkpoint, 0 without one."""
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    return int(found[-1].name.removeprefix("step-")) if found else 0
-
-
 def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:
     """Further loading options; quantised backbones are not there yet."""
     wanted = technique.load_options().get("quantization", config.quantization)
@@ -382,54 +381,3 @@ def warn_about(roles: Any) -> None:
         empty = sum(1 for text in texts if isinstance(text, str) and not text.strip())
         if empty:
             warn(f"{rows.source}: {empty} rows have an empty `text`.")
-
-
-def config_sha256(config: RunConfig) -> str:
-    """Hash of everything in a configuration but where its output goes."""
-    from tunesmith.cache.store import key_of
-
-    return key_of(**config.model_dump(mode="json", exclude={"output", "report_to"}))
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """config.yaml with absolute paths, so that it runs again from anywhere."""
-    plain = config.model_copy(deep=True)
-    for name in ("model", "train", "validation", "eval", "output"):
-        value = getattr(plain, name)
-        if value and not value.startswith("asset:") and Path(value).exists():
-            setattr(plain, name, str(Path(value).resolve()))
-    write_text(folder / "config.yaml", configuration.dump(plain))
-
-
-def write_predictions(folder: Path, task: Any, scored: Any) -> None:
-    """predictions.jsonl: what the reloaded artifact says of every eval row."""
-    import numpy as np
-
-    lines = [
-        json.dumps({**task.present(p, s), "raw": np.asarray(s).tolist()}, ensure_ascii=False)
-        for p, s in zip(scored.predicted, scored.scores, strict=True)
-    ]
-    write_text(folder / "predictions.jsonl", "".join(line + "\n" for line in lines))
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, flush it, rename it.
-
-    Raises:
-        SaveError: the disk is full or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaveError(f"cannot write `{path}`: {error.strerror or error}; free some space or give another --output.") from error

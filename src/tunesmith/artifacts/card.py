@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-PEFT = '''from peft import PeftModel
+PEFT = """from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
 base = {auto}.from_pretrained("{base}", num_labels={labels})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'''
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 
-PIPELINE = '''from transformers import pipeline
+PIPELINE = """from transformers import pipeline
 
 classify = pipeline("{task}", model="path/to/this/folder")
-print(classify("..."))'''
+print(classify("..."))"""
 
-OWN = '''import tunesmith
+OWN = """import tunesmith
 
 artifact = tunesmith.load("path/to/this/folder")
-print(artifact.predict([{{"text": "..."}}]))'''
+print(artifact.predict([{{"text": "..."}}]))"""
 
 
 def card(info: dict[str, Any]) -> str:
@@ -53,5 +53,8 @@ def card(info: dict[str, Any]) -> str:
         lines.append(f"- labels: {shown}{', ...' if len(state['labels']) > 20 else ''}")
     lines += ["", "The scores of the run stand in its `result.json`.", "", "```python", snippet, "```", ""]
     if info["format"] != "model":
-        lines += ["With tunesmith: `tunesmith predict path/to/this/folder --data rows.jsonl --output predictions.jsonl`.", ""]
+        lines += [
+            "With tunesmith: `tunesmith predict path/to/this/folder --data rows.jsonl --output predictions.jsonl`.",
+            "",
+        ]
     return "\n".join(lines)

@@ -1,12 +1,12 @@
 """Write an artifact folder and open it again.
 
-    artifact/
-      tunesmith.json             task, labels, technique and options, base model and its hash, hashes of the files
-      README.md                  card with a load snippet
-      tokenizer files
-      model.safetensors, config.json                   technique `full` or a merged model: opens in plain transformers
-      adapter_config.json, adapter_model.safetensors   techniques that peft has: opens in plain peft
-      trained.safetensors                              the other techniques: what was trained, head included
+artifact/
+  tunesmith.json             task, labels, technique and options, base model and its hash, hashes of the files
+  README.md                  card with a load snippet
+  tokenizer files
+  model.safetensors, config.json                   technique `full` or a merged model: opens in plain transformers
+  adapter_config.json, adapter_model.safetensors   techniques that peft has: opens in plain peft
+  trained.safetensors                              the other techniques: what was trained, head included
 """
 
 from __future__ import annotations
@@ -46,7 +46,15 @@ class Opened:
     folder: Path
 
 
-def save(folder: Path, loaded: Loaded, task: Task, technique: Technique, config: RunConfig, max_length: int, notes: dict[str, Any]) -> Path:
+def save(
+    folder: Path,
+    loaded: Loaded,
+    task: Task,
+    technique: Technique,
+    config: RunConfig,
+    max_length: int,
+    notes: dict[str, Any],
+) -> Path:
     """Write the artifact beside its final place, flush it, then rename.
 
     Raises:
@@ -91,7 +99,9 @@ def save(folder: Path, loaded: Loaded, task: Task, technique: Technique, config:
         # safetensors reports a full disk as its own error class, torch as RuntimeError
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "No space left" in str(error):
             reason = getattr(error, "strerror", None) or str(error)
-            raise SaveError(f"cannot write the artifact `{folder}`: {reason}; free some space and run the same command again.") from error
+            raise SaveError(
+                f"cannot write the artifact `{folder}`: {reason}; free some space and run the same command again."
+            ) from error
         raise
     return folder
 
@@ -105,13 +115,17 @@ def read_info(folder: Path) -> dict[str, Any]:
     folder = folder / "artifact" if (folder / "artifact" / INFO).is_file() else folder
     path = folder / INFO
     if not path.is_file():
-        raise ArtifactError(f"`{folder}` is not an artifact (it has no {INFO}); give the `artifact` folder of a finished run.")
+        raise ArtifactError(
+            f"`{folder}` is not an artifact (it has no {INFO}); give the `artifact` folder of a finished run."
+        )
     try:
         info = dict(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise ArtifactError(f"`{path}` is damaged ({error}); train again or restore it from a copy.") from error
     if info.get("schema_version") != SCHEMA:
-        raise ArtifactError(f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it.")
+        raise ArtifactError(
+            f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it."
+        )
     info["folder"] = str(folder)
     return info
 
@@ -127,7 +141,9 @@ def check_files(folder: Path, info: dict[str, Any]) -> None:
         if not path.is_file():
             raise ArtifactError(f"the artifact `{folder}` lacks `{name}`; restore it from a copy or train again.")
         if store.file_sha256(path) != sha:
-            raise ArtifactError(f"`{path}` is damaged (its sha256 is not what was saved); restore it from a copy or train again.")
+            raise ArtifactError(
+                f"`{path}` is damaged (its sha256 is not what was saved); restore it from a copy or train again."
+            )
 
 
 def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Opened:
@@ -157,7 +173,9 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     )  # fmt: skip
     if not whole:
         if info["head"] != list(loaded.backbone.head_names):
-            raise ArtifactError(f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {list(loaded.backbone.head_names)}.")
+            raise ArtifactError(
+                f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {list(loaded.backbone.head_names)}."
+            )
         torch.manual_seed(derive(int(info["seed"]), "attach"))
         technique.attach(loaded.backbone)
     technique.restore(loaded.backbone, folder)
@@ -175,5 +193,3 @@ def _base(info: dict[str, Any]) -> Source:
             "give it the model it was trained on."
         )
     return source
-
-

@@ -12,8 +12,8 @@ import torch
 from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import RaggedColumn, RaggedRows
 from tunesmith.data import sources
+from tunesmith.data.encode import encode
 from tunesmith.errors import DataError
-from tunesmith.evaluation.encode import encode
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
 BLOCK = 2000  # rows predicted at a time
@@ -51,7 +51,13 @@ class Artifact:
         """Metrics and predictions on labelled rows."""
         encoded = encode(self.task, rows, self.tokenizer, int(self.opened.info["max_length"]))
         return evaluate(
-            self.model, self.task, encoded, batch_size=self.batch_size, device=self.device, pad_id=self.tokenizer.pad_token_id, title=title
+            self.model,
+            self.task,
+            encoded,
+            batch_size=self.batch_size,
+            device=self.device,
+            pad_id=self.tokenizer.pad_token_id,
+            title=title,
         )
 
     def evaluate(self, data: Any, columns: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -62,7 +68,13 @@ class Artifact:
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each row with `prediction` and `score` added, in order."""
-        features = list(self.task.encode([_inputs(row, self.task, i) for i, row in enumerate(rows)], self.tokenizer, int(self.opened.info["max_length"])))
+        features = list(
+            self.task.encode(
+                [_inputs(row, self.task, i) for i, row in enumerate(rows)],
+                self.tokenizer,
+                int(self.opened.info["max_length"]),
+            )
+        )
         if not features:
             return []
         columns = {name: _Listed([f[name] for f in features]) for name in features[0]}
@@ -99,7 +111,9 @@ def _inputs(row: Mapping[str, Any], task: Any, index: int) -> dict[str, Any]:
     for name in needed:
         if row.get(name) is None:
             have = ", ".join(f"`{n}`" for n in row) or "nothing"
-            raise DataError(f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`.")
+            raise DataError(
+                f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`."
+            )
     return {name: row[name] for name in task.inputs if row.get(name) is not None or name in row}
 
 
@@ -132,12 +146,14 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
     names = {columns.get(n, n): n for n in (*needed, *artifact.task.optional)}
     for start in range(0, len(table), BLOCK):
         block = table[start : start + BLOCK]
-        records = [dict(zip(block, values, strict=True)) for values in zip(*block.values(), strict=True)]
+        records = [dict(zip(map(str, block), values, strict=True)) for values in zip(*block.values(), strict=True)]
         asked = [{names.get(key, key): value for key, value in record.items()} for record in records]
         for offset, record in enumerate(asked):
             for name in needed:
                 if record.get(name) is None:
-                    raise DataError(f"`{data}`, row {start + offset + 1}: `{name}` is null; fill it in or remove the row.")
+                    raise DataError(
+                        f"`{data}`, row {start + offset + 1}: `{name}` is null; fill it in or remove the row."
+                    )
         for record, answer in zip(records, artifact.predict(asked), strict=True):
             yield {**record, **{k: v for k, v in answer.items() if k in ("prediction", "score", "spans")}}
 

@@ -25,11 +25,15 @@ def verify_run(folder: Path) -> dict[str, Any]:
         VerificationError: a prediction or score differs.
     """
     found = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(folder)})
-    saved = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()][: found["rows"]]
+    saved = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()][
+        : found["rows"]
+    ]
     before = np.asarray([np.ravel(row["raw"]) for row in saved], np.float64)
     after = np.asarray([np.ravel(raw) for raw in found["raw"]], np.float64)
     if before.shape != after.shape:
-        raise VerificationError(f"the artifact of `{folder}` gives other rows than the run measured; its data changed meanwhile.")
+        raise VerificationError(
+            f"the artifact of `{folder}` gives other rows than the run measured; its data changed meanwhile."
+        )
     largest = float(np.abs(before - after).max()) if before.size else 0.0
     changed = sum(a["prediction"] != b for a, b in zip(saved, found["predictions"], strict=True))
     near = sum(
@@ -53,4 +57,9 @@ def rescore(payload: dict[str, Any]) -> dict[str, Any]:
     rows = roles.eval.select(range(min(ROWS, len(roles.eval))), "verify")
     scored = artifact.score(rows, title="verify")
     shown = [artifact.task.present(p, s)["prediction"] for p, s in zip(scored.predicted, scored.scores, strict=True)]
-    return {"rows": len(rows), "predictions": shown, "raw": [np.asarray(s).tolist() for s in scored.scores], "metrics": scored.metrics}
+    return {
+        "rows": len(rows),
+        "predictions": shown,
+        "raw": [np.asarray(s).tolist() for s in scored.scores],
+        "metrics": scored.metrics,
+    }

@@ -58,7 +58,9 @@ def texts(table: Any) -> list[str]:
     return [str(text) for text in table["text"]]
 
 
-def fit_linear(problem: str, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int) -> Guess:
+def fit_linear(
+    problem: str, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int
+) -> Guess:
     """A linear model on fixed features: logistic regression, one per label, or ridge regression.
 
     Args:
@@ -79,13 +81,17 @@ def fit_linear(problem: str, features: Any, labels: np.ndarray[Any, Any], others
         ridge = Ridge(alpha=1.0 / strength).fit(features, labels)
         return Guess(ridge.predict(others), None, ridge.coef_.size + 1, time.perf_counter() - started)
     if problem == "multi-label":
-        many = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000, random_state=seed)).fit(features, labels)
+        many = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000, random_state=seed)).fit(
+            features, labels
+        )
         probability = many.predict_proba(others)
         size = sum(e.coef_.size + 1 for e in many.estimators_ if hasattr(e, "coef_"))
         return Guess((probability >= 0.5).astype(np.int64), probability, size, time.perf_counter() - started)
     one = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features, labels)
     probability = one.predict_proba(others)
-    return Guess(probability.argmax(1), probability, one.coef_.size + one.intercept_.size, time.perf_counter() - started)
+    return Guess(
+        probability.argmax(1), probability, one.coef_.size + one.intercept_.size, time.perf_counter() - started
+    )
 
 
 def loss_of(problem: str, guess: Guess, truth: np.ndarray[Any, Any]) -> float:

@@ -48,15 +48,18 @@ class LinearProbe(Baseline):
 
         def features(rows: Rows) -> np.ndarray[Any, Any]:
             from tunesmith.data.batching import by_length
-            from tunesmith.evaluation.encode import encode, pick_max_length
+            from tunesmith.data.encode import encode
+            from tunesmith.models.load import pick_max_length
 
-            encoded = encode(task, rows, tokenizer, pick_max_length(config.max_length, task, loaded))
+            encoded = encode(task, rows, tokenizer, pick_max_length(config.max_length, task.default_max_length, loaded))
             found: list[Any] = [None] * len(encoded)
             with torch.no_grad():
                 for indices in by_length(encoded.lengths, config.eval_batch_size):
                     batch = task.collate([encoded[int(i)] for i in indices], tokenizer.pad_token_id)
                     inputs = {n: t.to(device) for n, t in task.model_inputs(batch).items()}
-                    pooled = mean_or_last(loaded.backbone.stack(**inputs).last_hidden_state, inputs["attention_mask"], kind)
+                    pooled = mean_or_last(
+                        loaded.backbone.stack(**inputs).last_hidden_state, inputs["attention_mask"], kind
+                    )
                     for place, index in enumerate(indices):
                         found[index] = pooled[place].float().cpu().numpy()
             return np.stack(found)

@@ -29,7 +29,10 @@ class TfIdf(Baseline):
 
         train = texts(roles.train.table)
         vectorizer = TfidfVectorizer(
-            ngram_range=(1, self.options.longest), min_df=2 if len(train) > 200 else 1, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
+            ngram_range=(1, self.options.longest),
+            min_df=2 if len(train) > 200 else 1,
+            sublinear_tf=True,
+            token_pattern=r"(?u)\b\w+\b",
         )
         features = vectorizer.fit_transform(train)
         problem = task.problem  # type: ignore[attr-defined]

@@ -69,9 +69,12 @@ class RaggedWriter:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row; every row must have the same columns."""
+        if self.kinds and row.keys() != self.kinds.keys():
+            raise ValueError(f"a row has the columns {sorted(row)}, the rows before it {sorted(self.kinds)}")
         for name, value in row.items():
             array = np.asarray(value)
             if name not in self.streams:
+                dtype: np.dtype[Any]
                 if array.dtype == np.int64 and name != "row":
                     dtype = np.dtype(np.int32)
                 else:

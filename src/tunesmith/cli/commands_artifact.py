@@ -38,7 +38,12 @@ def evaluate(
     quiet_libraries()
     opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
     metrics = opened.evaluate(data, f.pairs(columns))
-    content = {"artifact": artifact, "data": data, "metrics": {**metrics, "primary": opened.task.primary}, "dtype": dtype}
+    content = {
+        "artifact": artifact,
+        "data": data,
+        "metrics": {**metrics, "primary": opened.task.primary},
+        "dtype": dtype,
+    }
     if json:
         f.emit(content)
         return

@@ -92,7 +92,9 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         content = json.loads(result.read_text(encoding="utf-8"))
         primary = content["metrics"]["primary"]
         score = f"{primary} {content['metrics']['after'].get(primary, float('nan')):.4f}"
-        rows.append({"run": str(path.parent), "status": content["status"], "technique": content["technique"], "score": score})
+        rows.append(
+            {"run": str(path.parent), "status": content["status"], "technique": content["technique"], "score": score}
+        )
     return rows
 
 

@@ -37,7 +37,9 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="the folder to write")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a finished run there")]
 ReportTo = Annotated[str | None, typer.Option(help="tensorboard, wandb (comma-separated)")]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that the model folder brings along")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run code that the model folder brings along")
+]
 
 
 def talk(verbose: int, quiet: bool) -> None:

@@ -40,7 +40,8 @@ def template(technique: str, task: str) -> str:
 
 def _options(cls: Any, indent: str) -> list[str]:
     return [
-        f"{indent}{name}: {_yaml(field.get_default(call_default_factory=True))}" + (f"    # {field.description}" if field.description else "")
+        f"{indent}{name}: {_yaml(field.get_default(call_default_factory=True))}"
+        + (f"    # {field.description}" if field.description else "")
         for name, field in cls.model_fields.items()
     ]
 

@@ -1,9 +1,9 @@
 """Carry out a comparison: every run in a process of its own, finished runs kept, failures as rows with a reason.
 
-    OUTPUT/comparison.yaml               the resolved settings
-    OUTPUT/runs/<technique>/<seed>/      run folders
-    OUTPUT/results.json                  protocol, one row a technique, all runs
-    OUTPUT/report.html
+OUTPUT/comparison.yaml               the resolved settings
+OUTPUT/runs/<technique>/<seed>/      run folders
+OUTPUT/results.json                  protocol, one row a technique, all runs
+OUTPUT/report.html
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tunesmith import processes, registry
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import TunesmithError, UserError
-from tunesmith.run import config_sha256, materialise, write_json, write_text
+from tunesmith.run import materialise
+from tunesmith.run_folder import config_sha256, write_json, write_text
 
 SCHEMA = 1
 EVALUATIONS = 5  # points of the learning curve of each run
@@ -76,7 +77,10 @@ def compare(
         **settings: any setting of the command line (`seeds=[0, 1]`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output)
-    raw = {**settings, **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval})}
+    raw = {
+        **settings,
+        **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+    }
     if techniques is not None:
         raw["techniques"] = list(techniques)
     return execute(configuration.build(CompareConfig, {**raw, "output": str(folder)}))
@@ -123,7 +127,11 @@ def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunCon
     shared = config.model_dump(mode="json", exclude={"techniques", "baselines", "seeds", "jobs", "options"})
     for name in config.baselines:
         place = folder / "runs" / name / str(config.seeds[0])
-        yield "baseline", name, make(config, {**shared, "technique": "full", "seed": config.seeds[0], "output": str(place)})
+        yield (
+            "baseline",
+            name,
+            make(config, {**shared, "technique": "full", "seed": config.seeds[0], "output": str(place)}),
+        )
     for seed in config.seeds:
         for name in config.techniques:
             place = folder / "runs" / name.replace(":", "-") / str(seed)
@@ -135,7 +143,12 @@ def make(config: CompareConfig, settings: dict[str, Any]) -> RunConfig:
     run = RunConfig.model_validate(settings)
     names = {registry.split_name(n)[0] for n in (run.task, run.technique, run.objective, run.strategy)}
     run.options = {name: options for name, options in config.options.items() if name in names}
-    for kind, name in (("task", run.task), ("technique", run.technique), ("objective", run.objective), ("strategy", run.strategy)):
+    for kind, name in (
+        ("task", run.task),
+        ("technique", run.technique),
+        ("objective", run.objective),
+        ("strategy", run.strategy),
+    ):
         entry = registry.resolve(kind, name)
         run.options.setdefault(entry.name, registry.load(kind, name).Options().model_dump(mode="json"))
     return run
@@ -206,7 +219,9 @@ def curve(place: Path) -> list[dict[str, Any]]:
 
     points: dict[int, dict[str, Any]] = {}
     for line in read(place / "metrics.jsonl"):
-        point = points.setdefault(line["step"], {"step": line["step"], "seconds": line["seconds"], "loss": None, "eval": None})
+        point = points.setdefault(
+            line["step"], {"step": line["step"], "seconds": line["seconds"], "loss": None, "eval": None}
+        )
         if line["event"] == "train":
             point["loss"] = line["loss"]
         elif line["event"] == "evaluate":
@@ -262,7 +277,9 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     task.fit(roles.train)
     task.check(roles.eval, "eval")
     baseline_class = registry.load("baseline", payload["baseline"])
-    guess = baseline_class(baseline_class.Options.model_validate(payload["options"].get(payload["baseline"], {}))).predict(task, roles, config)
+    guess = baseline_class(
+        baseline_class.Options.model_validate(payload["options"].get(payload["baseline"], {}))
+    ).predict(task, roles, config)
     truth = targets(task, roles.eval.table)
     metric = task.metric()
     metric.update(guess.values, truth)

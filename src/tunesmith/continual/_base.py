@@ -1,6 +1,6 @@
 """The contract of a strategy. Every hook has a default that does nothing.
 
-    before_stage -> [ task_losses -> backward -> after_backward -> optimiser step -> after_step ]* -> after_stage
+before_stage -> [ task_losses -> backward -> after_backward -> optimiser step -> after_step ]* -> after_stage
 """
 
 from __future__ import annotations

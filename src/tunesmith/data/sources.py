@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cache import store
-from tunesmith.errors import DataError, nearest
+from tunesmith.errors import DataError, SaveError, nearest
 from tunesmith.seeding import derive
 
 if TYPE_CHECKING:
@@ -111,15 +111,23 @@ def _similar(path: Path) -> str:
 
 
 def open_table(spec: str) -> tuple[Dataset, str]:
+    """A data set with its own column names, and the hash of its content."""
     path = resolve(spec)
     if path is None:
         return _open_hub(spec)
     kind = READERS.get(path.suffix.lower())
     if kind is None:
-        raise DataError(f"`{spec}` has the ending `{path.suffix}`, which is not read; use one of {', '.join(sorted(READERS))}.")
+        raise DataError(
+            f"`{spec}` has the ending `{path.suffix}`, which is not read; use one of {', '.join(sorted(READERS))}."
+        )
     if path.stat().st_size == 0:
         raise DataError(f"`{spec}` is empty; give a file with at least one row of data.")
-    sha = store.file_sha256(path)
+    try:
+        sha = store.file_sha256(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot read `{spec}`: {error.strerror or error}; check the file and its permissions."
+        ) from error
 
     def make(folder: Path) -> None:
         import pyarrow as pa
@@ -130,7 +138,7 @@ def open_table(spec: str) -> tuple[Dataset, str]:
 
     from datasets import Dataset
 
-    entry = store.folder("rows", store.key_of(sha=sha, kind=kind, reader=3), make)
+    entry = store.folder("rows", store.key_of(sha=sha, kind=kind, reader=4), make)
     return Dataset.from_file(str(entry / "rows.arrow")), sha
 
 
@@ -194,9 +202,13 @@ def _jsonl(path: Path, spec: str) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                raise DataError(f"`{spec}`, line {number} is not valid JSON ({error}); mend or remove that line.") from error
+                raise DataError(
+                    f"`{spec}`, line {number} is not valid JSON ({error}); mend or remove that line."
+                ) from error
             if not isinstance(row, dict):
-                raise DataError(f"`{spec}`, line {number} must be an object like {{\"text\": ...}}, got {type(row).__name__}.")
+                raise DataError(
+                    f'`{spec}`, line {number} must be an object like {{"text": ...}}, got {type(row).__name__}.'
+                )
             yield row
 
 
@@ -204,7 +216,9 @@ def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"`{spec}` is not valid JSON ({error}); mend it, or name it .jsonl if it has one object a line.") from error
+        raise DataError(
+            f"`{spec}` is not valid JSON ({error}); mend it, or name it .jsonl if it has one object a line."
+        ) from error
     if isinstance(content, dict):
         lists = [key for key, value in content.items() if isinstance(value, list)]
         content = content[lists[0]] if len(lists) == 1 else content
@@ -219,13 +233,13 @@ def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
 def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        first = stream.readline()
+        first = next((line for line in stream if line.strip()), "")
         if delimiter == "," and "," not in first and ";" in first:
             delimiter = ";"  # what spreadsheets write where the comma is the decimal mark
         stream.seek(0)
-        reader = csv.reader(stream, delimiter=delimiter)
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)  # an open quote would swallow the rows after it
         try:
-            header = [name.strip() for name in next(reader)]
+            header = [name.strip() for name in next((cells for cells in reader if cells), [])]
             twice = {name for name in header if header.count(name) > 1}
             if twice:
                 raise DataError(f"`{spec}` has the column `{min(twice)}` twice; rename one.")
@@ -257,6 +271,11 @@ def _to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
             values = [row.get(name) for row in block]
             try:
                 arrays.append(pa.array(values))
+            except (OverflowError, UnicodeEncodeError) as error:
+                odd = next(i for i, value in enumerate(values) if not _fits(value))
+                raise DataError(
+                    f"`{spec}`, row {done + odd + 1}: `{name}` holds what no column can hold ({error}); mend or remove that row."
+                ) from error
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 first = next((type(v) for v in values if v is not None), None)
                 odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not first), 0)
@@ -279,13 +298,30 @@ def _to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
     try:
         return pa.concat_tables(pieces, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"`{spec}`: a column changes its type between rows ({error}); use one type in a column.") from error
+        raise DataError(
+            f"`{spec}`: a column changes its type between rows ({error}); use one type in a column."
+        ) from error
 
 
-def rename(table: Dataset, spec: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> Dataset:
+def _fits(value: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array([value])
+    except (OverflowError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def rename(
+    table: Dataset, spec: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
+) -> Dataset:
+    """Keep the task's columns under the task's names; errors say which columns there are."""
     unknown_targets = [name for name in columns if name not in (*required, *optional)]
     if unknown_targets:
-        raise DataError(f"--columns: this task has no column `{unknown_targets[0]}`; it has {', '.join([*required, *optional])}.")
+        raise DataError(
+            f"--columns: this task has no column `{unknown_targets[0]}`; it has {', '.join([*required, *optional])}."
+        )
     there = table.column_names
     chosen: dict[str, str] = {}
     for name in (*required, *optional):
@@ -325,22 +361,46 @@ def write_objects(data: Any, path: Path) -> Path:
     if hasattr(data, "to_dict") and hasattr(data, "columns") and hasattr(data, "iloc"):
         records: Iterable[Any] = data.to_dict(orient="records")
     elif isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-        raise DataError(f"data must be a file name, a list of dicts, a DataFrame or a Dataset, got {type(data).__name__}.")
+        raise DataError(
+            f"data must be a file name, a list of dicts, a DataFrame or a Dataset, got {type(data).__name__}."
+        )
     else:
         records = data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as stream:
-        for number, row in enumerate(records, 1):
-            if not isinstance(row, Mapping):
-                raise DataError(f"row {number} of the data must be a dict like {{'text': ...}}, got {type(row).__name__}.")
-            stream.write(json.dumps({k: _plain(v) for k, v in row.items()}, ensure_ascii=False) + "\n")
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            for number, row in enumerate(records, 1):
+                stream.write(_json_line(row, number))
+        temporary.replace(path)
+    except OSError as error:
+        raise SaveError(
+            f"cannot write `{path}`: {error.strerror or error}; free some space or give another output folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
+def _json_line(row: Any, number: int) -> str:
+    if not isinstance(row, Mapping):
+        raise DataError(f"row {number} of the data must be a dict like {{'text': ...}}, got {type(row).__name__}.")
+    try:
+        return json.dumps({k: _plain(v) for k, v in row.items()}, ensure_ascii=False, default=_plain) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"row {number} of the data cannot be written as JSON ({error}); use plain values.") from error
+
+
 def _plain(value: Any) -> Any:
-    """JSON form of a cell: NumPy scalars unpacked, NaN as null."""
+    """JSON form of a cell: NumPy values unpacked, dates as text, NaN and NA as null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    elif hasattr(value, "isoformat"):
+        value = None if value != value else value.isoformat()  # NaT is not equal to itself
+    elif type(value).__name__ == "NAType":
+        value = None
+    elif not isinstance(value, (str, int, float, list, tuple, dict, type(None))):
+        raise TypeError(f"a cell is a {type(value).__name__}")
     return None if isinstance(value, float) and value != value else value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,16 @@ class Roles:
     validation: Rows | None
     eval: Rows
     origins: dict[str, str]
+
+    def present(self) -> Iterator[tuple[str, Rows]]:
+        """(role, rows) of the roles that have rows."""
+        for role, rows in (("train", self.train), ("validation", self.validation), ("eval", self.eval)):
+            if rows is not None:
+                yield role, rows
+
+    def sha256(self) -> dict[str, str]:
+        """Hash of the rows of each role."""
+        return {role: rows.sha256 for role, rows in self.present()}
 
     def describe(self) -> dict[str, Any]:
         """Counts and origins for result.json."""
@@ -67,7 +77,9 @@ def cut(rows: Rows, inputs: Sequence[str], salt: str, share: float = SHARE) -> t
     return rows.select(kept, f"without-{salt}-{share}"), rows.select(taken, f"{salt}-{share}")
 
 
-def assign(train: Rows, validation: Rows | None, evaluation: Rows | None, inputs: Sequence[str], chooses: bool) -> Roles:
+def assign(
+    train: Rows, validation: Rows | None, evaluation: Rows | None, inputs: Sequence[str], chooses: bool
+) -> Roles:
     """Give every row its role.
 
     The eval rows are cut first, so that they are the same whatever is chosen later.

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-LIBRARIES = ("tunesmith", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "scikit-learn", "numpy")
+LIBRARIES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "scikit-learn",
+    "numpy",
+)
 
 
 def peak_memory(device: torch.device) -> int:

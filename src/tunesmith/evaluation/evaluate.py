@@ -24,7 +24,14 @@ class Scored:
 
 
 def evaluate(
-    model: Any, task: Task, rows: RaggedRows, *, batch_size: int, device: torch.device, pad_id: int, title: str = "evaluate"
+    model: Any,
+    task: Task,
+    rows: RaggedRows,
+    *,
+    batch_size: int,
+    device: torch.device,
+    pad_id: int,
+    title: str = "evaluate",
 ) -> Scored:
     """Score a model on rows in evaluation mode; `loss` is the mean over supervised units.
 

@@ -58,8 +58,8 @@ def dimensions(module: nn.Module) -> tuple[int, int]:
     """(input, output) width of a linear module; Conv1D stores its weight transposed."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    shape = tuple(module.weight.shape)  # type: ignore[union-attr,operator]
-    return int(shape[0]), int(shape[1])
+    weight: Any = module.weight
+    return int(weight.shape[0]), int(weight.shape[1])
 
 
 @dataclass
@@ -141,9 +141,15 @@ class Backbone:
         """
         found = {}
         for prefix, layer in self.named_layers():
+            inside: list[str] = []  # linear modules seen: what a technique added inside them is not the backbone's
             for name, module in layer.named_modules(prefix=prefix):
-                if is_linear(module) and (not roles or role_of(name) in roles) and not OUTSIDE_BLOCKS.search(name):
-                    found[name] = module
+                if any(name.startswith(f"{outer}.") for outer in inside):
+                    continue
+                plain = getattr(module, "base_layer", module)  # under a peft layer
+                if is_linear(plain):
+                    inside.append(name)
+                    if (not roles or role_of(name) in roles) and not OUTSIDE_BLOCKS.search(name):
+                        found[name] = plain
         if not found:
             wanted = ", ".join(roles) or "any"
             raise ModelError(
@@ -185,7 +191,9 @@ class Backbone:
             return ()
         first = self.base_name.split(".")[0]
         outside = [
-            name for name, child in self.model.named_children() if name != first and any(True for _ in child.parameters())
+            name
+            for name, child in self.model.named_children()
+            if name != first and any(True for _ in child.parameters())
         ]
         # A part of the base that the checkpoint did not bring knows nothing: it learns with the head (BERT's
         # pooler on a masked-LM checkpoint).

@@ -6,7 +6,6 @@ hub id.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import torch
 
 from tunesmith.cache import store
 from tunesmith.console import say
-from tunesmith.errors import ModelError, nearest
+from tunesmith.errors import ConfigError, ModelError, nearest
 from tunesmith.models.backbone import Backbone
 from tunesmith.seeding import derive
 
@@ -71,13 +70,17 @@ def locate(name: str) -> Source:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         folder = path.parent
         close = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
-        raise ModelError(f"there is no model folder `{name}`{f' (did you mean `{folder / close}`?)' if close else ''}; check the path.")
+        raise ModelError(
+            f"there is no model folder `{name}`{f' (did you mean `{folder / close}`?)' if close else ''}; check the path."
+        )
     return Source(name, name, "")
 
 
 def _check_folder(path: Path, name: str) -> None:
     if not (path / "config.json").is_file():
-        raise ModelError(f"the folder `{name}` holds no config.json, so it is not a model; give the folder that save_pretrained wrote.")
+        raise ModelError(
+            f"the folder `{name}` holds no config.json, so it is not a model; give the folder that save_pretrained wrote."
+        )
     if not list(path.glob("*.safetensors")):
         pickled = [p for p in PICKLES if (path / p).exists()]
         if pickled:
@@ -85,7 +88,9 @@ def _check_folder(path: Path, name: str) -> None:
                 f"the folder `{name}` holds its weights only as a pickle (`{pickled[0]}`), which can run code when opened; "
                 "convert it once with model.save_pretrained(folder), which writes safetensors."
             )
-        raise ModelError(f"the folder `{name}` holds no .safetensors weights; give the folder that save_pretrained wrote.")
+        raise ModelError(
+            f"the folder `{name}` holds no .safetensors weights; give the folder that save_pretrained wrote."
+        )
 
 
 def weights_sha256(folder: Path) -> str:
@@ -118,9 +123,20 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
     folder = Path(source.path)
     if folder.is_dir() and not any(
         (folder / file).exists()
-        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "bpe.codes")
+        for file in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "vocab.json",
+            "tokenizer.model",
+            "spiece.model",
+            "sentencepiece.bpe.model",
+            "bpe.codes",
+        )
     ):
-        raise ModelError(f"the model folder `{source.name}` has no tokenizer; save it there with tokenizer.save_pretrained(folder).")
+        raise ModelError(
+            f"the model folder `{source.name}` has no tokenizer; save it there with tokenizer.save_pretrained(folder)."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds
@@ -128,7 +144,9 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise ModelError(f"the tokenizer of `{source.name}` has no padding, end or unknown token; set tokenizer.pad_token and save it.")
+        raise ModelError(
+            f"the tokenizer of `{source.name}` has no padding, end or unknown token; set tokenizer.pad_token and save it."
+        )
     tokenizer.padding_side = "right"
     return tokenizer
 
@@ -200,7 +218,12 @@ def load_model(
         torch.random.set_rng_state(state)
         transformers.logging.set_verbosity(quiet)
     model.eval()
-    return Loaded(model, tokenizer, Backbone(model, reads=reads, fresh=frozenset(info["missing_keys"]), tokenizer=tokenizer), source)
+    return Loaded(
+        model,
+        tokenizer,
+        Backbone(model, reads=reads, fresh=frozenset(info["missing_keys"]), tokenizer=tokenizer),
+        source,
+    )
 
 
 def longest_input(config: Any, tokenizer: Any) -> int | None:
@@ -217,9 +240,33 @@ def longest_input(config: Any, tokenizer: Any) -> int | None:
     return int(bound) if bound else None
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json as a mapping."""
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+def pick_max_length(asked: int | None, default: int, loaded: Loaded, taken: int = 0) -> int:
+    """The cut for every row: what was asked for, or the task's default, within what the model can read.
+
+    Args:
+        asked: --max-length.
+        default: the task's cut.
+        loaded: model and tokenizer.
+        taken: positions that the technique needs for itself (a soft prompt).
+
+    Raises:
+        ConfigError: the model cannot read that much.
+    """
+    bound = longest_input(loaded.model.config, loaded.tokenizer)
+    room = bound - taken if bound else None
+    if asked is not None:
+        if room is not None and asked > room:
+            share = f" less {taken} for the prompt" if taken else ""
+            raise ConfigError(
+                [
+                    (
+                        "max_length",
+                        f"{asked} is beyond what `{loaded.source.name}` reads ({bound} tokens{share}); use {room} or less.",
+                    )
+                ]
+            )
+        return asked
+    return min(default, room) if room else default
 
 
 def dropout_to(model: Any, rate: float) -> None:
@@ -227,6 +274,12 @@ def dropout_to(model: Any, rate: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
-        for name in ("attention_dropout", "dropout", "dropout_prob", "activation_dropout", "attention_probs_dropout_prob"):
+        for name in (
+            "attention_dropout",
+            "dropout",
+            "dropout_prob",
+            "activation_dropout",
+            "attention_probs_dropout_prob",
+        ):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, rate)

@@ -1,6 +1,6 @@
 """The contract of a task. A task owns everything about rows and the head, and never sees a technique.
 
-    rows --fit--> labels --encode--> token ids --collate--> batch --model--> outputs --loss / metrics / decode-->
+rows --fit--> labels --encode--> token ids --collate--> batch --model--> outputs --loss / metrics / decode-->
 """
 
 from __future__ import annotations

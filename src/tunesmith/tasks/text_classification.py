@@ -25,30 +25,33 @@ from tunesmith.tasks._base import Batch, Metric, Task, attention_mask, pad
 MAX_LABELS = 10_000
 
 
-class Options(BaseOptions):
+class TextClassificationOptions(BaseOptions):
     """Options of text classification."""
 
     problem: Literal["auto", "single-label", "multi-label", "regression"] = Field(
-        "auto", description="auto: lists are several labels, fractional numbers are regression, anything else is one label"
+        "auto",
+        description="auto: lists are several labels, fractional numbers are regression, anything else is one label",
     )
     separator: str | None = Field(None, description="splits a text cell into several labels, for example |")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="balanced: rows / (labels x rows of the label); or a weight per label"
     )
-    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a label of a multi-label row is predicted")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability from which a label of a multi-label row is predicted"
+    )
 
 
 class TextClassification(Task):
     """Rows with `text` (and `text_pair`) and `label`."""
 
-    Options = Options
+    Options = TextClassificationOptions
     required: ClassVar[tuple[str, ...]] = ("text", "label")
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     auto_class = "AutoModelForSequenceClassification"
     reads: ClassVar[Literal["sequence", "tokens"]] = "sequence"
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: TextClassificationOptions) -> None:
         super().__init__(options)
         self.problem = options.problem
         self.labels: list[str] = []
@@ -74,7 +77,9 @@ class TextClassification(Task):
         values = [self._parse(value, train, i) for i, value in enumerate(train.table["label"])]
         if self.problem == "regression":
             if len(set(values)) < 2:
-                raise DataError(f"`{train.source}`: every label is {values[0]}; a regression needs rows with different numbers.")
+                raise DataError(
+                    f"`{train.source}`: every label is {values[0]}; a regression needs rows with different numbers."
+                )
             return
         flat = [label for row in values for label in row]
         self.numeric = all(isinstance(label, int) for label in flat)
@@ -141,7 +146,7 @@ class TextClassification(Task):
         if chosen == "none":
             return
         if chosen == "balanced":
-            counts = {label: 0 for label in self.labels}
+            counts = dict.fromkeys(self.labels, 0)
             for label in flat:
                 counts[str(label)] += 1
             self.weights = [rows / (len(self.labels) * counts[label]) for label in self.labels]
@@ -182,7 +187,12 @@ class TextClassification(Task):
             return {"num_labels": 1, "id2label": {0: "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
         kind = "multi_label_classification" if self.problem == "multi-label" else "single_label_classification"
         names = dict(enumerate(self.labels))
-        return {"num_labels": len(names), "id2label": names, "label2id": {n: i for i, n in names.items()}, "problem_type": kind}
+        return {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {n: i for i, n in names.items()},
+            "problem_type": kind,
+        }
 
     # ---- rows to batches
 
@@ -218,7 +228,9 @@ class TextClassification(Task):
             batch["token_type_ids"] = pad(rows, "token_type_ids", 0)
         if "labels" in rows[0]:
             values = np.stack([row["labels"] for row in rows])
-            batch["labels"] = torch.from_numpy(values.astype(np.int64 if self.problem == "single-label" else np.float32))
+            batch["labels"] = torch.from_numpy(
+                values.astype(np.int64 if self.problem == "single-label" else np.float32)
+            )
         return batch
 
     # ---- loss, metrics, predictions
@@ -268,8 +280,11 @@ class TextClassification(Task):
         if self.problem == "regression":
             return {"prediction": float(predicted)}
         if self.problem == "multi-label":
-            chosen = [self._label(i) for i in np.flatnonzero(predicted)]
-            return {"prediction": chosen, "score": {label: float(s) for label, s in zip(self.labels, score, strict=True)}}
+            chosen = [self._label(int(i)) for i in np.flatnonzero(predicted)]
+            return {
+                "prediction": chosen,
+                "score": {label: float(s) for label, s in zip(self.labels, score, strict=True)},
+            }
         return {"prediction": self._label(int(predicted)), "score": float(score)}
 
     def _label(self, index: int) -> Any:

@@ -36,7 +36,7 @@ ROLE_WORDS = {
 
 
 def task_type(model: Any) -> str | None:
-    """peft's name for what a model class is for."""
+    """Peft's name for what a model class is for."""
     name = type(model).__name__
     return next((kind for ending, kind in TASK_TYPES if name.endswith(ending)), None)
 
@@ -123,16 +123,20 @@ class PeftTechnique(Technique):
         own = dict(backbone.model.named_parameters())
         load_tensors(own, head, {n for n, _ in backbone.head_parameters()}, folder)
         try:
-            result = set_peft_model_state_dict(
+            result: Any = set_peft_model_state_dict(
                 backbone.model, {n: t for n, t in saved.items() if n not in head}, adapter_name=ADAPTER
             )
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ArtifactError(f"the adapter in `{folder}` does not fit this model: {str(error).splitlines()[-1].strip()}") from error
+            raise ArtifactError(
+                f"the adapter in `{folder}` does not fit this model: {str(error).splitlines()[-1].strip()}"
+            ) from error
         learned = {n for n, p in own.items() if p.requires_grad and not backbone.in_head(n)}
         missing = learned & set(result.missing_keys)
         if missing or result.unexpected_keys:
             name = min(missing) if missing else result.unexpected_keys[0]
-            raise ArtifactError(f"the adapter in `{folder}` does not fit this model (`{name}`); it was made for another one.")
+            raise ArtifactError(
+                f"the adapter in `{folder}` does not fit this model (`{name}`); it was made for another one."
+            )
 
     def merge(self, backbone: Backbone) -> None:
         """W' = W + what the adapter adds, for every adapted module, which goes back to its plain class."""

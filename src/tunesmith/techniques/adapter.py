@@ -31,7 +31,9 @@ CHILD = "tunesmith_adapter"  # name of the added module inside the linear module
 class Options(BaseOptions):
     """Options of bottleneck adapters."""
 
-    placement: Literal["houlsby", "pfeiffer", "parallel"] = Field("houlsby", description="where adapters stand in a block")
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
+        "houlsby", description="where adapters stand in a block"
+    )
     reduction: float = Field(8, ge=1, description="width of the hidden states / width of the bottleneck")
     activation: Literal["relu", "gelu", "silu", "tanh"] = Field("gelu", description="between the two maps")
     scale: float = Field(1.0, gt=0, description="factor on what the adapter adds")

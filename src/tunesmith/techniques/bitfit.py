@@ -6,6 +6,8 @@ model without biases (Llama, Gemma, T5) has nothing to train and is refused.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from torch import nn
 
@@ -15,11 +17,12 @@ from tunesmith.models.backbone import Backbone, dimensions
 from tunesmith.techniques._base import Technique
 
 
-
 class Options(BaseOptions):
     """Options of BitFit."""
 
-    grow_biases: bool = Field(False, description="give bias-free linear modules a zero bias that learns (cannot be exported)")
+    grow_biases: bool = Field(
+        False, description="give bias-free linear modules a zero bias that learns (cannot be exported)"
+    )
 
 
 class BitFit(Technique):
@@ -34,8 +37,8 @@ class BitFit(Technique):
         if self.options.grow_biases:
             for module in backbone.linears().values():
                 if module.bias is None:
-                    weight = module.weight
-                    module.bias = nn.Parameter(weight.new_zeros(dimensions(module)[1]))  # type: ignore[operator,arg-type]
+                    weight: Any = module.weight
+                    module.bias = nn.Parameter(weight.new_zeros(dimensions(module)[1]))
         biases = [p for n, p in backbone.backbone_parameters() if n.endswith("bias")]
         if not biases:
             raise TechniqueError(

@@ -25,7 +25,6 @@ from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
 
-
 CHILD = "tunesmith_features"
 
 
@@ -60,10 +59,14 @@ class FeatureBased(Technique):
         if pooling == "auto":
             pooling = "mean" if backbone.kind == "encoder" and backbone.reads == "sequence" else "native"
         if pooling != "native" and backbone.reads == "tokens":
-            raise TechniqueError(f"feature-based.pooling={pooling} makes one vector a row, and this task's head reads tokens; use native.")
+            raise TechniqueError(
+                f"feature-based.pooling={pooling} makes one vector a row, and this task's head reads tokens; use native."
+            )
         if pooling == "native":
             if self.options.layers == "mix":
-                raise TechniqueError("feature-based.layers=mix needs pooled features; set feature-based.pooling to mean, cls or last.")
+                raise TechniqueError(
+                    "feature-based.layers=mix needs pooled features; set feature-based.pooling to mean, cls or last."
+                )
             return
         mix = self.options.layers != "last"
         self.reader = _Reader(pooling, len(backbone.layers) + 1 if mix else None).to(backbone.embedding.weight.device)

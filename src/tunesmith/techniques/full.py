@@ -44,7 +44,8 @@ class Full(Technique):
         for name, _ in backbone.model.named_parameters():
             groups.setdefault(backbone.layer_index(name), []).append(name)
         return [
-            {"names": names, "lr": learning_rate * self.options.layer_decay ** (top - depth)} for depth, names in sorted(groups.items())
+            {"names": names, "lr": learning_rate * self.options.layer_decay ** (top - depth)}
+            for depth, names in sorted(groups.items())
         ]
 
     def closed_form_count(self, backbone: Backbone) -> int:

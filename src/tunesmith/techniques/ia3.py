@@ -19,7 +19,9 @@ from tunesmith.techniques._peft import PeftTechnique, find_targets
 class Options(BaseOptions):
     """Options of IA3."""
 
-    targets: list[str] = Field(["k", "v", "down"], min_length=1, description="roles or module names; `down` is scaled at its input")
+    targets: list[str] = Field(
+        ["k", "v", "down"], min_length=1, description="roles or module names; `down` is scaled at its input"
+    )
 
 
 class IA3(PeftTechnique):
@@ -29,7 +31,7 @@ class IA3(PeftTechnique):
     default_learning_rate = 1e-2
 
     def peft_config(self, backbone: Backbone) -> Any:
-        """peft's IA3Config with the backbone's full module names."""
+        """Peft's IA3Config with the backbone's full module names."""
         from peft import IA3Config
 
         targets = find_targets(backbone, self.options.targets)

@@ -44,7 +44,7 @@ class LoRA(PeftTechnique):
     use_dora = False
 
     def peft_config(self, backbone: Backbone) -> Any:
-        """peft's LoraConfig with the backbone's full module names."""
+        """Peft's LoraConfig with the backbone's full module names."""
         from peft import LoraConfig
 
         chosen = self.options

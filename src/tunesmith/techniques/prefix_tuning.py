@@ -117,7 +117,9 @@ def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]
 
     found: dict[int, tuple[nn.Module, tuple[int, int]]] = {}
 
-    def probe(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any) -> Any:
+    def probe(
+        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
         found.setdefault(id(module), (module, (key.shape[1], key.shape[3])))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
 
@@ -128,7 +130,9 @@ def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]
     try:
         model.set_attn_implementation(PROBE)
         model.eval()
-        ids = torch.tensor([[model.config.get_text_config().eos_token_id or 1] * 3], device=backbone.embedding.weight.device)
+        ids = torch.tensor(
+            [[model.config.get_text_config().eos_token_id or 1] * 3], device=backbone.embedding.weight.device
+        )
         ids = ids if ids.dtype == torch.long else torch.ones_like(ids, dtype=torch.long)
         with torch.no_grad():
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

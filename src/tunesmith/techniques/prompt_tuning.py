@@ -31,7 +31,9 @@ class Options(BaseOptions):
 
     length: int = Field(20, ge=1, description="k, the number of virtual tokens")
     init: Literal["vocabulary", "random", "text"] = Field("vocabulary", description="what the vectors start from")
-    text: str = Field("Classify the text:", description="the words that init=text starts from, repeated or cut to length")
+    text: str = Field(
+        "Classify the text:", description="the words that init=text starts from, repeated or cut to length"
+    )
 
 
 class Prompt(nn.Module):
@@ -78,11 +80,13 @@ class PromptTuning(Technique):
                 chosen = torch.tensor([ids[i % len(ids)] for i in range(k)], device=device)
             else:
                 size = backbone.model.config.get_text_config().vocab_size
-                chosen = torch.randint(min(1000, size // 2), size, (k,)).to(device)  # the first ids are special or unused
+                chosen = torch.randint(min(1000, size // 2), size, (k,)).to(
+                    device
+                )  # the first ids are special or unused
             return embedding(chosen).detach().float().clone()
 
     def closed_form_count(self, backbone: Backbone) -> int:
-        """k d."""
+        """K d."""
         return self.options.length * int(backbone.embedding.weight.shape[1])
 
 
@@ -96,7 +100,9 @@ class _Weaver:
         self.at: torch.Tensor | None = None
         self.length = 0
 
-    def weave(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def weave(
+        self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         bound = dict(self.signature.bind_partial(stack, *args, **kwargs).arguments)
         bound.pop("self", None)
         for key in [k for k, p in self.signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]:
@@ -109,7 +115,9 @@ class _Weaver:
             raise TechniqueError("prompt tuning needs input_ids: call the model with token ids, not inputs_embeds.")
         rows, width = ids.shape
         if isinstance(mask, dict) or (mask is not None and mask.dim() != 2):
-            raise TechniqueError("prompt tuning needs a two-dimensional attention mask; a static or compiled cache is not supported.")
+            raise TechniqueError(
+                "prompt tuning needs a two-dimensional attention mask; a static or compiled cache is not supported."
+            )
         seen = past - k if past else 0  # the caller's positions before this call
         if mask is None:
             mask = torch.ones(rows, seen + width, dtype=torch.long, device=ids.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import tempfile
@@ -12,16 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunesmith.console import warn
 from tunesmith.errors import SaveError
 
 FILE = "state.pt"
 
 
 def rng_state() -> dict[str, Any]:
-    """State of every random generator."""
+    """State of every random generator, as tensors and plain values."""
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002  (libraries draw from the global state)
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -30,7 +33,8 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` returned."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -57,21 +61,21 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     except (OSError, RuntimeError) as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise SaveError(f"cannot write the checkpoint `{final}`: {error}; free some space and run `tunesmith resume {folder.parent}`.") from error
+        raise SaveError(
+            f"cannot write the checkpoint `{final}`: {error}; free some space and run `tunesmith resume {folder.parent}`."
+        ) from error
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest complete state, or None. Only our own tensors and plain values are read (weights_only)."""
+    """The newest complete state, or None. Only tensors and plain values are read (`weights_only`)."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            with torch.serialization.safe_globals([np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]):
-                state: dict[str, Any] = torch.load(path / FILE, map_location="cpu", weights_only=True)
-            return state
-        except Exception:
-            from tunesmith.console import warn
-
-            warn(f"the checkpoint {path} is damaged and is skipped.")
+            state: dict[str, Any] = torch.load(path / FILE, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            warn(f"the checkpoint {path} is damaged and is skipped ({type(error).__name__}).")
+            continue
+        return state
     return None

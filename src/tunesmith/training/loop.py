@@ -154,18 +154,26 @@ def fit(session: Session) -> Fit:
                 session.log.write(**line)
                 show(state, line)
                 if config.report_to:
-                    accelerator.log({f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps)
+                    accelerator.log(
+                        {f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps
+                    )
                 window_loss, window_units, window_tokens, window_start = 0.0, 0.0, 0, state.seconds
             else:
                 show(state, None)
 
             if options.evaluate_every and session.measure and state.steps % options.evaluate_every == 0:
                 best = _evaluate(session, state, best, accelerator)
-            if options.checkpoint_every and state.steps % options.checkpoint_every == 0 and state.steps < session.total_steps:
+            if (
+                options.checkpoint_every
+                and state.steps % options.checkpoint_every == 0
+                and state.steps < session.total_steps
+            ):
                 save()
             if stop.is_set():
                 save()
-                raise Interrupted(f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}")
+                raise Interrupted(
+                    f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}"
+                )
 
     if options.chooses and session.measure and (not options.evaluate_every or state.steps % options.evaluate_every):
         best = _evaluate(session, state, best, accelerator)
@@ -177,7 +185,9 @@ def fit(session: Session) -> Fit:
     return state
 
 
-def _train_step(session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any) -> tuple[float, float]:
+def _train_step(
+    session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any
+) -> tuple[float, float]:
     """One optimiser step; returns the mean loss over its units and the gradient norm before clipping."""
     units = sum(p.units for p in step)
     total = 0.0
@@ -210,12 +220,16 @@ def _train_step(session: Session, step: list[Pass], optimizer: torch.optim.Optim
     return total / units, float(norm)
 
 
-def _evaluate(session: Session, state: Fit, best: dict[str, torch.Tensor] | None, accelerator: Any) -> dict[str, torch.Tensor] | None:
+def _evaluate(
+    session: Session, state: Fit, best: dict[str, torch.Tensor] | None, accelerator: Any
+) -> dict[str, torch.Tensor] | None:
     """Measure, log, and keep the weights if they are the best so far."""
     assert session.measure is not None
     metrics = session.measure()
     session.technique.set_training(session.backbone)
-    session.log.write(event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics)
+    session.log.write(
+        event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics
+    )
     if session.config.report_to:
         accelerator.log({f"{session.measured_on}/{name}": value for name, value in metrics.items()}, step=state.steps)
     options = session.config.training

@@ -11,7 +11,9 @@ import torch
 from tunesmith.config import TrainingOptions
 
 
-def make_optimizer(groups: list[dict[str, Any]], tensors: Mapping[str, torch.Tensor], options: TrainingOptions) -> torch.optim.AdamW:
+def make_optimizer(
+    groups: list[dict[str, Any]], tensors: Mapping[str, torch.Tensor], options: TrainingOptions
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019); vectors (biases, norms, scales) are not decayed.
 
     Args:
@@ -33,7 +35,9 @@ def make_optimizer(groups: list[dict[str, Any]], tensors: Mapping[str, torch.Ten
                     }
                 )
     device = next(iter(tensors.values())).device.type
-    return torch.optim.AdamW(built, betas=(options.beta1, options.beta2), eps=options.epsilon, fused=device in ("cpu", "cuda"))
+    return torch.optim.AdamW(
+        built, betas=(options.beta1, options.beta2), eps=options.epsilon, fused=device in ("cpu", "cuda")
+    )
 
 
 def factor(step: int, total: int, options: TrainingOptions) -> float:

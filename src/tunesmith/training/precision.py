@@ -30,7 +30,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError([("device", f"`{name}` is not available here ({str(error).splitlines()[0]}); use auto or cpu.")]) from error
+        raise ConfigError(
+            [("device", f"`{name}` is not available here ({str(error).splitlines()[0]}); use auto or cpu.")]
+        ) from error
     return device
 
 
@@ -111,7 +113,9 @@ class Masters:
         """Refresh the running copies."""
         if self.split:
             with torch.no_grad():
-                torch._foreach_copy_([p.data for p in self.parameters.values()], [t.data for t in self.tensors.values()])
+                torch._foreach_copy_(
+                    [p.data for p in self.parameters.values()], [t.data for t in self.tensors.values()]
+                )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Exact values of everything that learns."""

@@ -52,6 +52,7 @@ def gguf(
 
 
 def unpack(file: Path, into: Path) -> None:
+    """Dequantise a GGUF file into a folder with config, tokenizer and fp32 safetensors."""
     import torch
     import transformers
 

@@ -28,7 +28,6 @@ def tweets(archives: Sequence[Path]) -> Iterator[Row | Dropped]:
 
 def _is_bio(tags: list[str]) -> bool:
     """Whether every `I-X` continues an entity of type X."""
-    for before, tag in zip(["O", *tags], tags, strict=False):
-        if tag.startswith("I-") and before[2:] != tag[2:]:
-            return False
-    return True
+    return all(
+        not tag.startswith("I-") or before[2:] == tag[2:] for before, tag in zip(["O", *tags], tags, strict=False)
+    )

