@@ -66,6 +66,7 @@ class TrainingOptions(Options):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
     evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
+    evaluations: int | None = Field(None, ge=1, description="evaluate this many times, evenly spread, instead")
     early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _verbosity = 0  # -1 quiet, 0 normal, 1 verbose
+_nested = False
 
 
-def set_verbosity(level: int) -> None:
-    """Set what people see: -1 nothing but errors, 0 the usual, 1 detail."""
-    global _verbosity
-    _verbosity = level
+def set_verbosity(level: int, *, nested: bool = False) -> None:
+    """Set what people see: -1 nothing but errors, 0 the usual, 1 detail.
+
+    Args:
+        level: as above.
+        nested: this process is one of many runs: progress bars, but lines only with detail.
+    """
+    global _verbosity, _nested
+    _verbosity, _nested = level, nested
 
 
 def verbosity() -> int:
@@ -28,17 +34,21 @@ def verbosity() -> int:
     return _verbosity
 
 
-@lru_cache(maxsize=1)
-def people() -> Console:
-    """The console that people read (stderr)."""
+WIDTH = 120  # columns where no terminal says how wide it is (a pipe, a log)
+
+
+@lru_cache(maxsize=2)
+def people(stderr: bool = True) -> Console:
+    """The console that people read: stderr, or stdout for what a command was asked to show."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDTH)
 
 
 def say(message: str, *, level: int = 0) -> None:
     """Print one line for people when the verbosity is at least `level`."""
-    if _verbosity >= level:
+    if _verbosity >= level + _nested:
         people().print(message, markup=False)
 
 

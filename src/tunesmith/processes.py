@@ -28,9 +28,10 @@ _address: str | None = None  # of the nursery that this process or its parent op
 class ChildError(TunesmithError):
     """A child process failed; carries its message and exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, kind: str = "") -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.kind = kind  # name of the error's class in the child
 
 
 def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     if reply is None:
         raise ChildError("the process ended without an answer (killed, or out of memory).", 1)
     if "error" in reply:
-        raise ChildError(str(reply["error"]), int(reply.get("exit_code", 1)))
+        raise ChildError(str(reply["error"]), int(reply.get("exit_code", 1)), str(reply.get("kind", "")))
     return dict(reply["result"])
 
 
@@ -124,7 +125,11 @@ def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": getattr(importlib.import_module(module), name)(payload)}
     except TunesmithError as error:
-        return {"error": str(error), "exit_code": error.exit_code}
+        return {
+            "error": str(error),
+            "exit_code": error.exit_code,
+            "kind": getattr(error, "kind", "") or type(error).__name__,
+        }
     except KeyboardInterrupt:
         return {"error": "interrupted", "exit_code": 130}
     except Exception as error:

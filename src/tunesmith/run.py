@@ -152,7 +152,6 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     from tunesmith.evaluation import cost
 
     run = prepare(config, folder)
-    write_config(folder, config)
     before = run.measure(run.loaded.model, "eval", "before").metrics
     learned = learn(run, resume=resume)
     source, run.loaded.model, run.loaded.backbone = run.loaded.source, None, None
@@ -265,6 +264,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
     )  # fmt: skip
     steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
+    every = options.evaluate_every or (max(1, steps // options.evaluations) if options.evaluations else None)
     rate = config.learning_rate or technique.default_learning_rate
     kind = str(dtype).removeprefix("torch.")
     say(
@@ -272,6 +272,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         f"{steps:,} steps of {config.batch_size}, {kind} on {run.device}."
     )
 
+    write_config(run.folder, config)  # from here on the folder holds a run; until here everything could be refused
     measured_on = "validation" if "validation" in run.encoded else "eval"
 
     def measure() -> dict[str, float]:
@@ -289,7 +290,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         objective=registry.load("objective", config.objective)(configuration.options_of(config, "objective", config.objective)),
         strategy=registry.load("strategy", config.strategy)(configuration.options_of(config, "strategy", config.strategy)),
         feed=feed, masters=masters, device=run.device, learning_rate=rate, total_steps=steps, log=log, measure=measure,
-        measured_on=measured_on, primary=run.task.primary, higher_is_better=run.task.higher_is_better, resume=resume,
+        measured_on=measured_on, primary=run.task.primary, higher_is_better=run.task.higher_is_better, evaluate_every=every, resume=resume,
     )  # fmt: skip
     if stand_in is not None:
         stand_in.install()
@@ -359,7 +360,7 @@ def execute_payload(payload: dict[str, Any]) -> dict[str, Any]:
 
     from tunesmith.console import set_verbosity
 
-    set_verbosity(int(payload.get("verbosity", 0)))
+    set_verbosity(int(payload.get("verbosity", 0)), nested=True)
     config = configuration.build(RunConfig, yaml.safe_load(payload["config"]))
     return execute(config, overwrite=bool(payload.get("overwrite")), resume=bool(payload.get("resume")))
 

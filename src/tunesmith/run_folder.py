@@ -33,7 +33,12 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     if resume:
         if finished:
             say(f"The run in {folder} is finished; nothing to resume.")
-            return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            try:
+                return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"`{folder / 'result.json'}` is damaged ({error}); remove it to finish the run again from its last checkpoint."
+                ) from error
         if not begun:
             raise UserError(f"`{folder}` holds no run to resume (no config.yaml).")
         return None

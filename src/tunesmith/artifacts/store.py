@@ -100,7 +100,7 @@ def save(
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "No space left" in str(error):
             reason = getattr(error, "strerror", None) or str(error)
             raise SaveError(
-                f"cannot write the artifact `{folder}`: {reason}; free some space and run the same command again."
+                f"cannot write the artifact `{folder}`: {reason}; free some space or give another --output, then run `tunesmith resume {folder.parent}`."
             ) from error
         raise
     return folder
@@ -120,7 +120,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         )
     try:
         info = dict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError) as error:
         raise ArtifactError(f"`{path}` is damaged ({error}); train again or restore it from a copy.") from error
     if info.get("schema_version") != SCHEMA:
         raise ArtifactError(

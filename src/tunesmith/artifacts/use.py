@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import RaggedColumn, RaggedRows
+from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, SaveError, UserError
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
 BLOCK = 2000  # rows predicted at a time
@@ -68,6 +69,8 @@ class Artifact:
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each row with `prediction` and `score` added, in order."""
+        if not rows:
+            return []
         features = list(
             self.task.encode(
                 [_inputs(row, self.task, i) for i, row in enumerate(rows)],
@@ -75,8 +78,6 @@ class Artifact:
                 int(self.opened.info["max_length"]),
             )
         )
-        if not features:
-            return []
         columns = {name: _Listed([f[name] for f in features]) for name in features[0]}
         scored = evaluate(
             self.model, self.task, RaggedRows(columns), batch_size=self.batch_size, device=self.device, pad_id=self.tokenizer.pad_token_id,
@@ -130,6 +131,8 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", ba
     """Open an artifact for use."""
     from tunesmith.training.precision import pick_device
 
+    if dtype not in get_args(Dtype):
+        raise UserError(f"dtype `{dtype}` is not known; use one of {', '.join(get_args(Dtype))}.")
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
     opened = open_artifact(folder)
     if kinds[dtype] != torch.float32:
@@ -142,12 +145,15 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
     """Rows of a file with predictions, block by block, in order; other columns are kept."""
     table, _ = sources.open_table(data)
     needed = [name for name in artifact.task.required if name in artifact.task.inputs]
-    sources.rename(table, data, columns, needed, [n for n in artifact.task.optional if n in columns])
+    there = {
+        n: c for n, c in columns.items() if n not in artifact.task.required or n in needed
+    }  # targets need not be there
+    sources.rename(table, data, there, needed, [n for n in artifact.task.optional if n in columns])
     names = {columns.get(n, n): n for n in (*needed, *artifact.task.optional)}
     for start in range(0, len(table), BLOCK):
         block = table[start : start + BLOCK]
         records = [dict(zip(map(str, block), values, strict=True)) for values in zip(*block.values(), strict=True)]
-        asked = [{names.get(key, key): value for key, value in record.items()} for record in records]
+        asked = [{name: record[source] for source, name in names.items() if source in record} for record in records]
         for offset, record in enumerate(asked):
             for name in needed:
                 if record.get(name) is None:
@@ -162,10 +168,12 @@ def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
     """Write rows as JSONL, atomically; returns how many."""
     import os
 
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        raise UserError(f"`{output}` is a folder; give a file to write, for example {output / 'predictions.jsonl'}.")
     temporary = output.with_name(f".{output.name}.writing")
     count = 0
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as stream:
             for row in rows:
                 stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
@@ -173,6 +181,11 @@ def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(output)
+    except OSError as error:
+        raise SaveError(
+            f"cannot write `{output}`: {error.strerror or error}; free some space or give another --output."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
     return count

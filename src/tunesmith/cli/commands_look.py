@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import flags as f
-from tunesmith.errors import UserError, unknown
+from tunesmith.errors import SaveError, UserError, unknown
 
 KINDS = ("tasks", "techniques", "strategies", "objectives", "baselines", "assets", "runs")
 
@@ -46,15 +46,16 @@ def list_(
     if not rows:
         typer.echo(f"no {what} here.")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from tunesmith.console import people
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(rows[0]):
         table.add_column(name, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    people(stderr=False).print(table)
 
 
 def _assets() -> list[dict[str, Any]]:
@@ -89,7 +90,11 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         if not result.is_file():
             rows.append({"run": str(path.parent), "status": "unfinished", "technique": "", "score": ""})
             continue
-        content = json.loads(result.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(result.read_text(encoding="utf-8"))
+        except ValueError:
+            rows.append({"run": str(path.parent), "status": "damaged", "technique": "", "score": ""})
+            continue
         primary = content["metrics"]["primary"]
         score = f"{primary} {content['metrics']['after'].get(primary, float('nan')):.4f}"
         rows.append(
@@ -124,5 +129,9 @@ def init(
     path = Path(output)
     if path.exists() and not overwrite:
         raise UserError(f"`{output}` is there already; add --overwrite to replace it, or give another --output.")
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"cannot write `{output}`: {error.strerror or error}; give another --output.") from error
     typer.echo(f"Wrote {output}. Fill in model and train, then: tunesmith train --config {output}", err=True)

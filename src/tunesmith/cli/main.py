@@ -98,8 +98,8 @@ def _explain(error: Exception) -> int:
         return 2
     if "ClickException" in kinds:
         context = getattr(error, "ctx", None)
-        where = f" See `{context.command_path} --help`." if context is not None else ""
-        _say("error", f"{error.format_message()}{where}")  # type: ignore[attr-defined]
+        where = f"; see `{context.command_path} --help`" if context is not None else ""
+        _say("error", f"{error.format_message().strip().rstrip('.')}{where}.")  # type: ignore[attr-defined]
         return 2
     if "-v" in sys.argv or "--verbose" in sys.argv:
         traceback.print_exc()

@@ -46,7 +46,7 @@ def result_table(result: dict[str, Any]) -> Table:
 
 def show(path: Path, as_json: bool) -> None:
     """Print a run, a comparison or an artifact."""
-    from rich.console import Console
+    from tunesmith.console import people
 
     if (path / "results.json").is_file():
         content = _read(path / "results.json")
@@ -55,7 +55,7 @@ def show(path: Path, as_json: bool) -> None:
             return
         from tunesmith.compare.table import comparison_table, footnotes
 
-        Console().print(comparison_table(content))
+        people(stderr=False).print(comparison_table(content))
         for note in footnotes(content):
             typer.echo(note)
         return
@@ -65,7 +65,7 @@ def show(path: Path, as_json: bool) -> None:
         if as_json:
             emit(content)
         else:
-            Console().print(result_table(content))
+            people(stderr=False).print(result_table(content))
         return
     if (path / "tunesmith.json").is_file():
         content = _read(path / "tunesmith.json")

@@ -22,12 +22,12 @@ from tunesmith import config as configuration
 from tunesmith import processes, registry
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import quiet_libraries, say, verbosity, warn
-from tunesmith.errors import TunesmithError, UserError
+from tunesmith.errors import SaveError, TunesmithError, UserError
 from tunesmith.run import materialise
 from tunesmith.run_folder import config_sha256, write_json, write_text
 
 SCHEMA = 1
-EVALUATIONS = 5  # points of the learning curve of each run
+EVALUATIONS = 4  # points of the learning curve of each run
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,22 @@ def execute(config: CompareConfig, command: str | None = None) -> Comparison:
     if not config.seeds:
         raise UserError("--seeds is empty; give at least one seed, for example --seeds 0,1,2.")
     started = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "comparison.yaml", configuration.dump(config))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     quiet_libraries()
     processes.open_nursery()
+    refuse_early(config)
+    write_text(folder / "comparison.yaml", configuration.dump(config))
 
     planned = list(plan(config, folder))
     runs: list[dict[str, Any]] = []
     for number, (kind, name, run) in enumerate(planned, 1):
         title = f"[{number}/{len(planned)}] {name}" + (f", seed {run.seed}" if kind == "technique" else "")
         runs.append(carry_out(kind, name, run, folder, title))
-    untouched = [before_of(run) for run in runs if run["kind"] == "technique" and run["metrics"]]
-    runs += [run for run in untouched if run]
+    measured = {run["seed"]: run for run in reversed(runs) if run["kind"] == "technique" and run["metrics"]}
+    runs += [before_of(measured[seed]) for seed in config.seeds if seed in measured]
 
     from tunesmith.compare.report import write_report
     from tunesmith.compare.statistics import aggregate
@@ -120,6 +124,22 @@ def execute(config: CompareConfig, command: str | None = None) -> Comparison:
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     return Comparison(folder, results)
+
+
+def refuse_early(config: CompareConfig) -> None:
+    """Say once, before the first run, what would make every run fail: rows, labels, device or model that cannot be used."""
+    from tunesmith.data.splits import load_roles
+    from tunesmith.models.load import load_tokenizer, locate
+    from tunesmith.training.precision import pick_device
+
+    pick_device(config.device)
+    task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
+    roles = load_roles(config, task)
+    task.fit(roles.train)
+    for role, rows in roles.present():
+        if role != "train":
+            task.check(rows, role)
+    load_tokenizer(locate(config.model), trust_remote_code=config.trust_remote_code)
 
 
 def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunConfig]]:
@@ -141,6 +161,8 @@ def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunCon
 def make(config: CompareConfig, settings: dict[str, Any]) -> RunConfig:
     """A run's configuration with the option sets that concern it."""
     run = RunConfig.model_validate(settings)
+    if run.training.evaluate_every is None and run.training.evaluations is None:
+        run.training.evaluations = EVALUATIONS
     names = {registry.split_name(n)[0] for n in (run.task, run.technique, run.objective, run.strategy)}
     run.options = {name: options for name, options in config.options.items() if name in names}
     for kind, name in (
@@ -167,7 +189,7 @@ def carry_out(kind: str, name: str, run: RunConfig, folder: Path, title: str) ->
     else:
         say(f"{title} ...", level=0)
         target = "tunesmith.run:execute_payload" if kind == "technique" else "tunesmith.compare.runner:baseline_payload"
-        payload = {"config": configuration.dump(run), "overwrite": True, "verbosity": min(verbosity(), 1) - 1 if verbosity() < 1 else 1,
+        payload = {"config": configuration.dump(run), "overwrite": True, "verbosity": verbosity(),
                    "baseline": name, "options": run.options}  # fmt: skip
         try:
             result = processes.call(target, payload)
@@ -229,7 +251,7 @@ def curve(place: Path) -> list[dict[str, Any]]:
     return [points[step] for step in sorted(points)]
 
 
-def before_of(run: dict[str, Any]) -> dict[str, Any] | None:
+def before_of(run: dict[str, Any]) -> dict[str, Any]:
     """The untouched model's row from a run's `before` metrics (the head differs by seed, not by technique)."""
     metrics = run["metrics"]
     return {
@@ -269,7 +291,7 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     from tunesmith.evaluation import cost
     from tunesmith.run import SCHEMA as RUN_SCHEMA
 
-    set_verbosity(int(payload["verbosity"]))
+    set_verbosity(int(payload["verbosity"]), nested=True)
     quiet_libraries()
     config = configuration.build(RunConfig, yaml.safe_load(payload["config"]))
     task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from tunesmith.cache import store
 from tunesmith.console import say
@@ -18,6 +19,7 @@ from tunesmith.errors import ConfigError, ModelError, nearest
 from tunesmith.models.backbone import Backbone
 from tunesmith.seeding import derive
 
+SHORTEST = 4  # tokens that a row needs: two words and the marks around them
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt")
 
 
@@ -158,7 +160,9 @@ def _unusable(source: Source, part: str, error: Exception) -> ModelError:
             f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); "
             "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
         )
-    return ModelError(f"the {part} of `{source.name}` cannot be opened ({type(error).__name__}: {reason}).")
+    return ModelError(
+        f"the {part} of `{source.name}` cannot be opened ({type(error).__name__}: {reason}); restore its files or save it again."
+    )
 
 
 def load_model(
@@ -212,7 +216,7 @@ def load_model(
             attn_implementation="sdpa" if getattr(config, "model_type", "") != "lstm" else None,
             **(load_options or {}),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise _unusable(source, "model", error) from error
     finally:
         torch.random.set_rng_state(state)
@@ -254,6 +258,16 @@ def pick_max_length(asked: int | None, default: int, loaded: Loaded, taken: int 
     """
     bound = longest_input(loaded.model.config, loaded.tokenizer)
     room = bound - taken if bound else None
+    if room is not None and room < SHORTEST:
+        raise ConfigError(
+            [
+                (
+                    "max_length",
+                    f"the technique takes {taken} of the {bound} positions that `{loaded.source.name}` reads and leaves no room for text; "
+                    "make the prompt shorter.",
+                )
+            ]
+        )
     if asked is not None:
         if room is not None and asked > room:
             share = f" less {taken} for the prompt" if taken else ""
@@ -266,7 +280,7 @@ def pick_max_length(asked: int | None, default: int, loaded: Loaded, taken: int 
                 ]
             )
         return asked
-    return min(default, room) if room else default
+    return default if room is None else min(default, room)
 
 
 def dropout_to(model: Any, rate: float) -> None:

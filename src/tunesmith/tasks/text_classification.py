@@ -72,6 +72,7 @@ class TextClassification(Task):
 
     def fit(self, train: Rows) -> None:
         """Learn the kind of problem, the labels and their weights."""
+        self._refuse_nested(train)
         if self.problem == "auto":
             self.problem = self._guess(train)
         values = [self._parse(value, train, i) for i, value in enumerate(train.table["label"])]
@@ -94,6 +95,14 @@ class TextClassification(Task):
                 f"`{train.source}` has only one label (`{self.labels[0] if self.labels else 'none'}`); training needs rows of at least two."
             )
         self._weigh(flat, len(values))
+
+    def _refuse_nested(self, rows: Rows) -> None:
+        for name in self.inputs:
+            value = rows.table[0][name] if name in rows.table.column_names else None
+            if isinstance(value, (list, dict)):
+                raise DataError(
+                    f"{rows.where(0)}: `{name}` is a {type(value).__name__}; it must be text. Map another with --columns {name}=NAME."
+                )
 
     def _guess(self, train: Rows) -> Literal["single-label", "multi-label", "regression"]:
         values = train.table["label"]
@@ -135,8 +144,10 @@ class TextClassification(Task):
             raise DataError(f"{where()}: the label is a list; set text-classification.problem=multi-label.")
         if isinstance(value, bool):
             value = str(value).lower()
-        if isinstance(value, float) and value == int(value):
-            value = int(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise DataError(f"{where()}: the label is `{value}`; fill it in or remove the row.")
+            value = int(value) if value == int(value) else value
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where()}: the label is empty; fill it in or remove the row.")
         return [value]
@@ -160,6 +171,7 @@ class TextClassification(Task):
         """Refuse labels that the training rows do not have."""
         if "label" not in rows.table.column_names:
             return
+        self._refuse_nested(rows)
         known = set(self.labels)
         for i, value in enumerate(rows.table["label"]):
             parsed = self._parse(value, rows, i)
@@ -199,7 +211,8 @@ class TextClassification(Task):
     def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
         """Token ids of the text (or pair), cut on the right; the label as an index, a 0/1 vector or a number."""
         texts = [row["text"] if isinstance(row["text"], str) else str(row["text"]) for row in rows]
-        pairs = [str(row["text_pair"] or "") for row in rows] if rows and "text_pair" in rows[0] else None
+        paired = any("text_pair" in row for row in rows)
+        pairs = [str(row.get("text_pair") or "") for row in rows] if paired else None
         encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
         for i, row in enumerate(rows):
             features: dict[str, Any] = {"input_ids": np.asarray(encoded["input_ids"][i], np.int32)}

@@ -66,7 +66,7 @@ class PrefixTuning(Technique):
     """Learned keys and values through the attention interface."""
 
     Options = Options
-    default_learning_rate = 1e-2
+    default_learning_rate = 2e-2
     starts_as_identity: ClassVar[bool] = False
 
     def attach(self, backbone: Backbone) -> None:

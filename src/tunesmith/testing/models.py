@@ -55,8 +55,12 @@ def _configs(size: int) -> dict[str, Any]:
 KINDS = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "gemma3", "t5", "bart")
 
 
-def tiny_tokenizer() -> Any:
-    """A word tokenizer over a few dozen words, with [CLS] and [SEP] around a text."""
+def tiny_tokenizer(segments: bool) -> Any:
+    """A word tokenizer over a few dozen words, with [CLS] and [SEP] around a text.
+
+    Args:
+        segments: whether it gives token_type_ids (BERT does; GPT-2 would add them to its words).
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -72,7 +76,7 @@ def tiny_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
         bos_token="[CLS]", eos_token="[SEP]", model_max_length=128,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
     )  # fmt: skip
 
 
@@ -88,7 +92,7 @@ def tiny_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
 
     if (folder / "config.json").is_file():
         return folder
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(kind == "bert")
     config = _configs(len(tokenizer))[kind]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

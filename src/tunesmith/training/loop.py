@@ -26,7 +26,7 @@ import torch
 from tunesmith.config import RunConfig
 from tunesmith.console import progress, say
 from tunesmith.continual._base import Strategy
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, UserError
 from tunesmith.evaluation.cost import peak_memory
 from tunesmith.models.backbone import Backbone
 from tunesmith.objectives._base import Objective
@@ -68,6 +68,7 @@ class Session:
     measured_on: str = "eval"
     primary: str = "loss"
     higher_is_better: bool = False
+    evaluate_every: int | None = None
     resume: bool = False
 
 
@@ -93,7 +94,13 @@ def fit(session: Session) -> Fit:
         cpu=session.device.type == "cpu", log_with=config.report_to or None, project_dir=str(session.folder)
     )
     if config.report_to:
-        accelerator.init_trackers("tunesmith", config=_flat(config))
+        try:
+            accelerator.init_trackers("tunesmith", config=_flat(config))
+        except Exception as error:  # each tracker raises its own
+            names, reason = ", ".join(config.report_to), str(error).strip().split("\n")[0]
+            raise UserError(
+                f"--report-to {names} cannot be used ({type(error).__name__}: {reason}); set it up, or leave it out and add --overwrite."
+            ) from error
     groups = session.technique.parameter_groups(session.backbone, session.learning_rate)
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
@@ -161,7 +168,7 @@ def fit(session: Session) -> Fit:
             else:
                 show(state, None)
 
-            if options.evaluate_every and session.measure and state.steps % options.evaluate_every == 0:
+            if session.evaluate_every and session.measure and state.steps % session.evaluate_every == 0:
                 best = _evaluate(session, state, best, accelerator)
             if (
                 options.checkpoint_every
@@ -175,7 +182,7 @@ def fit(session: Session) -> Fit:
                     f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}"
                 )
 
-    if options.chooses and session.measure and (not options.evaluate_every or state.steps % options.evaluate_every):
+    if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator)
     session.strategy.after_stage(session)
     if options.keep_best and best is not None:
@@ -197,8 +204,8 @@ def _train_step(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
-                f"the loss is {value} at step {len(step) and optimizer.param_groups[0]['lr']:g} learning rate; lower --learning-rate "
-                f"(now {session.learning_rate:g}) or use --dtype float32."
+                f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
+                f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
             )
         accelerator.backward(session.strategy.task_losses({each.task.name: loss}) / units)
         session.masters.gather()

@@ -1,0 +1,113 @@
+"""Artifacts: what was saved is what was measured, in plain transformers too, and damage is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesmith
+from tunesmith.artifacts.verify import verify_run
+from tunesmith.errors import ArtifactError, VerificationError
+from tunesmith.testing import KINDS, tiny_model
+from tunesmith.testing.models import toy_rows
+
+TECHNIQUES = ("full", "feature-based", "bitfit", "adapter", "lora", "prompt-tuning", "prefix-tuning")
+
+
+def trained(models: Path, out: Path, technique: str = "lora", kind: str = "bert", **settings: Any) -> tunesmith.RunResult:
+    return tunesmith.train(
+        str(tiny_model(kind, models / kind)), train=toy_rows(24), eval=toy_rows(8), technique=technique, max_steps=5, batch_size=8,
+        learning_rate=1e-2, output=out, **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_opens_in_a_plain_pipeline(kind: str, models: Path, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    run = trained(models, tmp_path / "run", "full", kind)
+    texts = [row["text"] for row in toy_rows(6)]
+    ours = run.load().predict([{"text": text} for text in texts])
+    theirs = pipeline("text-classification", model=str(run.artifact), device="cpu")(texts)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["prediction"] == b["label"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_artifact_gives_the_measured_metrics(technique: str, models: Path, tmp_path: Path) -> None:
+    run = trained(models, tmp_path / "run", technique)
+    again = tunesmith.load(run.artifact).evaluate(toy_rows(8))
+    for name, value in run.metrics.items():
+        assert again[name] == pytest.approx(value, abs=1e-6), name
+    card = (run.artifact / "README.md").read_text()
+    assert technique in card and "```python" in card
+    assert run.result["verification"]["rows"] == 8
+
+
+def test_verification_sees_another_head(models: Path, tmp_path: Path) -> None:
+    """Fails if verification compares nothing."""
+    from safetensors.torch import load_file, save_file
+
+    run = trained(models, tmp_path / "run")
+    path = run.artifact / "adapter_model.safetensors"
+    tensors = load_file(str(path))
+    name = next(n for n in tensors if n.endswith("classifier.weight"))
+    tensors[name] = -tensors[name]
+    save_file(tensors, str(path), metadata={"format": "pt"})
+    info = json.loads((run.artifact / "tunesmith.json").read_text())
+    from tunesmith.cache.store import file_sha256
+
+    info["files"][path.name] = file_sha256(path)
+    (run.artifact / "tunesmith.json").write_text(json.dumps(info))
+    with pytest.raises(VerificationError, match="does not score"):
+        verify_run(run.folder)
+
+
+def test_damage_is_refused(models: Path, tmp_path: Path) -> None:
+    run = trained(models, tmp_path / "run")
+    path = run.artifact / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match="damaged"):
+        tunesmith.load(run.artifact)
+
+
+def test_another_base_is_refused(models: Path, tmp_path: Path) -> None:
+    base = tiny_model("bert", tmp_path / "base", seed=1)
+    run = tunesmith.train(str(base), train=toy_rows(24), eval=toy_rows(8), max_steps=2, output=tmp_path / "run")
+    (base / "model.safetensors").unlink()
+    (base / "config.json").unlink()
+    tiny_model("bert", base, seed=2)
+    with pytest.raises(ArtifactError, match="was trained on"):
+        tunesmith.load(run.artifact)
+
+
+def test_nothing_half_written_when_the_disk_is_full(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        Path(args[1]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(tunesmith.TunesmithError, match="free some space"):
+        trained(models, tmp_path / "run")
+    assert not (tmp_path / "run" / "artifact").exists()
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_model_objects_and_dataframes(models: Path, tmp_path: Path) -> None:
+    import pandas as pd
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(tiny_model("bert", models / "bert"))
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    frame = pd.DataFrame(toy_rows(24))
+    run = tunesmith.train(model, tokenizer=tokenizer, train=frame, eval=toy_rows(8), max_steps=3, output=tmp_path / "object")
+    named = tunesmith.train(folder, train=toy_rows(24), eval=toy_rows(8), max_steps=3, output=tmp_path / "named")
+    assert run.metrics == pytest.approx(named.metrics)
