@@ -85,6 +85,9 @@ def _nurse(listener: socket.socket, address: str, owner: int) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             with connection, connection.makefile("rwb") as stream:
                 request = json.loads(stream.readline())
+                os.chdir(request.pop("folder"))
+                os.environ.clear()
+                os.environ.update(request.pop("environment"))
                 stream.write(json.dumps(_run(**request)).encode() + b"\n")
             sys.stderr.flush()
             os._exit(0)
@@ -96,10 +99,12 @@ def _nurse(listener: socket.socket, address: str, owner: int) -> None:
 
 def _ask_nursery(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
     assert _address is not None
+    # The nursery was forked long ago: the child takes the caller's folder and environment, not the nursery's.
+    request = {"target": target, "payload": payload, "folder": str(Path.cwd()), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(_address)
         with connection.makefile("rwb") as stream:
-            stream.write(json.dumps({"target": target, "payload": payload}).encode() + b"\n")
+            stream.write(json.dumps(request).encode() + b"\n")
             stream.flush()
             line = stream.readline()
     return json.loads(line) if line else None

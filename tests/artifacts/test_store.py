@@ -17,7 +17,9 @@ from tunesmith.testing.models import toy_rows
 TECHNIQUES = ("full", "feature-based", "bitfit", "adapter", "lora", "prompt-tuning", "prefix-tuning")
 
 
-def trained(models: Path, out: Path, technique: str = "lora", kind: str = "bert", **settings: Any) -> tunesmith.RunResult:
+def trained(
+    models: Path, out: Path, technique: str = "lora", kind: str = "bert", **settings: Any
+) -> tunesmith.RunResult:
     return tunesmith.train(
         str(tiny_model(kind, models / kind)), train=toy_rows(24), eval=toy_rows(8), technique=technique, max_steps=5, batch_size=8,
         learning_rate=1e-2, output=out, **settings,
@@ -87,7 +89,9 @@ def test_another_base_is_refused(models: Path, tmp_path: Path) -> None:
         tunesmith.load(run.artifact)
 
 
-def test_nothing_half_written_when_the_disk_is_full(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_written_when_the_disk_is_full(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import safetensors.torch
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -108,6 +112,8 @@ def test_model_objects_and_dataframes(models: Path, tmp_path: Path) -> None:
     folder = str(tiny_model("bert", models / "bert"))
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     frame = pd.DataFrame(toy_rows(24))
-    run = tunesmith.train(model, tokenizer=tokenizer, train=frame, eval=toy_rows(8), max_steps=3, output=tmp_path / "object")
+    run = tunesmith.train(
+        model, tokenizer=tokenizer, train=frame, eval=toy_rows(8), max_steps=3, output=tmp_path / "object"
+    )
     named = tunesmith.train(folder, train=toy_rows(24), eval=toy_rows(8), max_steps=3, output=tmp_path / "named")
     assert run.metrics == pytest.approx(named.metrics)

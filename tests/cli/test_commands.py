@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -194,7 +193,7 @@ def test_train_json_is_one_object_of_the_schema(trained: Any) -> None:
 def test_train_leaves_what_the_design_says(trained: Any) -> None:
     names = {path.name for path in trained.folder.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "result.json", "artifact"} <= names
-    assert not [name for name in os.listdir(trained.folder) if name.startswith(".")]
+    assert not [name for name in names if name.startswith(".")]
     config = build(RunConfig, read_file(trained.folder / "config.yaml"))
     assert (config.technique, config.max_steps, config.seed) == ("bitfit", 3, 5)
     assert Path(config.model).is_absolute()
@@ -333,7 +332,7 @@ def test_predict_reads_the_mapped_column(first: str, trained: Any, cli: Any, tmp
         "-o",
         tmp_path / "a.jsonl",
     )
-    rows = [{first: "", **{"text": "id", "review": t}} for t in texts]
+    rows = [{first: "", "text": "id", "review": t} for t in texts]
     answer = cli(
         "predict", trained.folder, "--data", write(tmp_path / "in.jsonl", rows), "-o", tmp_path / "b.jsonl",
         "--columns", "text=review,label=stars",

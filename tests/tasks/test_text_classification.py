@@ -50,7 +50,7 @@ def fitted(labels: list[Any], **options: Any) -> TextClassification:
 def batch_of(
     task: TextClassification, rows: Rows, max_length: int = 32, tokenizer: Any = None
 ) -> dict[str, torch.Tensor]:
-    tokenizer = tokenizer or tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer(segments=True)
     return task.collate(list(task.encode(rows.table.to_list(), tokenizer, max_length)), tokenizer.pad_token_id)
 
 
@@ -156,7 +156,7 @@ def test_a_batch_is_padded_and_masked() -> None:
 def test_rows_are_cut_to_the_length_and_keep_the_end_mark() -> None:
     batch = batch_of(fitted(["p", "n"]), rows_of(["p"], ["a very bad plot and slow"]), max_length=4)
     assert batch["input_ids"].shape == (1, 4)
-    assert batch["input_ids"][0, -1] == tiny_tokenizer().sep_token_id
+    assert batch["input_ids"][0, -1] == tiny_tokenizer(segments=True).sep_token_id
 
 
 def test_a_pair_is_two_segments() -> None:
@@ -173,7 +173,7 @@ def test_single_texts_have_no_segments() -> None:
 
 
 def test_a_pair_counts_wherever_it_stands() -> None:
-    task, tokenizer = fitted(["p", "n"]), tiny_tokenizer()
+    task, tokenizer = fitted(["p", "n"]), tiny_tokenizer(segments=True)
     plain, pair = {"text": "good"}, {"text": "bad", "text_pair": "the book"}
     for rows in ([plain, pair], [pair, plain]):
         lengths = {
@@ -184,7 +184,7 @@ def test_a_pair_counts_wherever_it_stands() -> None:
 
 def test_a_number_is_read_as_its_digits() -> None:
     table = Dataset.from_dict({"text": [1, 2], "label": ["p", "n"]})
-    assert len(list(fitted(["p", "n"]).encode(table.to_list(), tiny_tokenizer(), 8))) == 2
+    assert len(list(fitted(["p", "n"]).encode(table.to_list(), tiny_tokenizer(segments=True), 8))) == 2
 
 
 # ---- loss
@@ -432,7 +432,7 @@ def locate_folder(path: Path) -> Any:
 
 
 def test_the_fingerprint_follows_the_words_not_the_last_call() -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(segments=True)
     before = tokenizer_fingerprint(tokenizer)
     tokenizer(["a", "b"], truncation=True, max_length=4, padding=True)
     assert tokenizer_fingerprint(tokenizer) == before

