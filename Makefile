@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SEEDS ?= 0
+SEEDS ?= 0,1,2
 ROWS ?= 3000
 EPOCHS ?= 2
 
@@ -22,8 +22,9 @@ demo: setup
 	$(BIN)/tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --max-train-rows $(ROWS) --max-eval-rows 1000 \
 	  --epochs $(EPOCHS) --seeds $(SEEDS) --output demo
 
+# One process a core, one thread each: tiny models gain nothing from more.
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks

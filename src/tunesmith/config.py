@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
 VERBATIM = ("columns", "class_weights")  # mappings whose keys are the user's own words
 
 

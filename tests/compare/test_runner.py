@@ -126,6 +126,20 @@ def test_killed_child_is_reported() -> None:
         processes.call("os:_exit", 9)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "option", "value"), [("tfidf", "strength", 0.01), ("tfidf", "longest", 1), ("linear-probe", "strength", 0.01)]
+)
+def test_each_baseline_option_changes_the_result(baseline: str, option: str, value: Any, models: Path, tmp_path: Path) -> None:
+    found = []
+    for name, options in (("a", {}), ("b", {baseline: {option: value}})):
+        done = tunesmith.compare(
+            str(tiny_model("bert", models / "bert")), train=toy_rows(32), eval=toy_rows(12), techniques=["feature-based"], seeds=[0],
+            baselines=[baseline], max_steps=1, output=tmp_path / name, **options,
+        )  # fmt: skip
+        found.append(by_name(done.results)[baseline]["metrics"]["loss"]["mean"])
+    assert found[0] != found[1]
+
+
 def test_kinds_of_problems(models: Path, tmp_path: Path) -> None:
     """Regression and label sets through the same comparison, baselines included."""
     model = str(tiny_model("bert", models / "bert"))

@@ -116,9 +116,10 @@ def compare(
 
     resolved = configuration.build(CompareConfig, f.layered(config, set_, given))
     comparison = runner.execute(resolved, runner.command_line())
+    failed = not any(run["kind"] == "technique" and run["status"] == "finished" for run in comparison.results["runs"])
     if json:
         f.emit(comparison.results)
-        return
+        raise typer.Exit(1 if failed else 0)
     from tunesmith.compare.table import comparison_table, footnotes
     from tunesmith.console import people, say, verbosity
 
@@ -127,3 +128,4 @@ def compare(
     for note in footnotes(comparison.results):
         say(note)
     say(f"Report:  {comparison.report}\nResults: {comparison.folder / 'results.json'}")
+    raise typer.Exit(1 if failed else 0)

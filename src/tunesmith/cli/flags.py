@@ -32,7 +32,7 @@ LearningRate = Annotated[float | None, typer.Option(help="peak rate (default: th
 MaxLength = Annotated[int | None, typer.Option(help="tokens a row is cut to")]
 MaxTrainRows = Annotated[int | None, typer.Option(help="use N training rows")]
 MaxEvalRows = Annotated[int | None, typer.Option(help="measure on N rows")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")]
+Dtype = Annotated[str | None, typer.Option(help="what training computes in: auto, float32, bfloat16")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="the folder to write")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a finished run there")]

@@ -22,12 +22,18 @@ from tunesmith import config as configuration
 from tunesmith import processes, registry
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import quiet_libraries, say, verbosity, warn
-from tunesmith.errors import SaveError, TunesmithError, UserError
+from tunesmith.errors import SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.run import materialise
 from tunesmith.run_folder import config_sha256, write_json, write_text
 
 SCHEMA = 1
 EVALUATIONS = 4  # points of the learning curve of each run
+
+
+class Stopped(TunesmithError):
+    """Interrupted between or inside runs; what is finished stays."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunCon
         yield (
             "baseline",
             name,
-            make(config, {**shared, "technique": "full", "seed": config.seeds[0], "output": str(place)}),
+            make(config, {**shared, "technique": "full", "seed": config.seeds[0], "output": str(place)}, name),
         )
     for seed in config.seeds:
         for name in config.techniques:
@@ -158,12 +164,13 @@ def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunCon
             yield "technique", name, make(config, {**shared, "technique": name, "seed": seed, "output": str(place)})
 
 
-def make(config: CompareConfig, settings: dict[str, Any]) -> RunConfig:
+def make(config: CompareConfig, settings: dict[str, Any], baseline: str | None = None) -> RunConfig:
     """A run's configuration with the option sets that concern it."""
     run = RunConfig.model_validate(settings)
     if run.training.evaluate_every is None and run.training.evaluations is None:
         run.training.evaluations = EVALUATIONS
     names = {registry.split_name(n)[0] for n in (run.task, run.technique, run.objective, run.strategy)}
+    names |= {baseline} if baseline else set()
     run.options = {name: options for name, options in config.options.items() if name in names}
     for kind, name in (
         ("task", run.task),
@@ -193,13 +200,11 @@ def carry_out(kind: str, name: str, run: RunConfig, folder: Path, title: str) ->
                    "baseline": name, "options": run.options}  # fmt: skip
         try:
             result = processes.call(target, payload)
-        except KeyboardInterrupt:
-            raise
-        except TunesmithError as error:
-            if error.exit_code == 130:
-                raise
-            from tunesmith.errors import TechniqueError
-
+        except (KeyboardInterrupt, TunesmithError) as error:
+            if isinstance(error, KeyboardInterrupt) or error.exit_code == 130:
+                raise Stopped(
+                    f"interrupted at {title}; finished runs are kept: the same command goes on from there."
+                ) from error
             refused = getattr(error, "kind", "") == TechniqueError.__name__
             warn(f"{name}, seed {run.seed}: {error}")
             return {**entry, "status": "refused" if refused else "failed", "reason": str(error)}

@@ -156,9 +156,14 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
 def _unusable(source: Source, part: str, error: Exception) -> ModelError:
     reason = str(error).strip().split("\n")[0]
     if not Path(source.path).is_dir():
+        from tunesmith import assets
+
+        known = {a.name: f"asset:{a.name}" for a in assets.catalogue() if a.kind == "model"}
+        known |= {path.name: f"./{path.name}" for path in Path().iterdir() if (path / "config.json").is_file()}
+        close = nearest(source.name, known)
+        hint = f"did you mean `{known[close]}`?" if close else "check it, or use asset:NAME (see `tunesmith list assets`)."
         return ModelError(
-            f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); "
-            "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
+            f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); {hint}"
         )
     return ModelError(
         f"the {part} of `{source.name}` cannot be opened ({type(error).__name__}: {reason}); restore its files or save it again."

@@ -50,7 +50,7 @@ def cpu_flags() -> frozenset[str]:
 def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
     """What training computes in; `auto` is bf16 where the device has units for it and the model is not tiny."""
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if parameters < SMALL:
         return torch.float32
     if device.type == "cuda":
