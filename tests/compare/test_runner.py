@@ -127,9 +127,12 @@ def test_killed_child_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("baseline", "option", "value"), [("tfidf", "strength", 0.01), ("tfidf", "longest", 1), ("linear-probe", "strength", 0.01)]
+    ("baseline", "option", "value"),
+    [("tfidf", "strength", 0.01), ("tfidf", "longest", 1), ("linear-probe", "strength", 0.01)],
 )
-def test_each_baseline_option_changes_the_result(baseline: str, option: str, value: Any, models: Path, tmp_path: Path) -> None:
+def test_each_baseline_option_changes_the_result(
+    baseline: str, option: str, value: Any, models: Path, tmp_path: Path
+) -> None:
     found = []
     for name, options in (("a", {}), ("b", {baseline: {option: value}})):
         done = tunesmith.compare(

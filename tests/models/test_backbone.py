@@ -70,11 +70,15 @@ def test_new_pooler_belongs_to_the_head(tmp_path: Path) -> None:
     from tunesmith.testing.models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(True)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     source = locate(str(tmp_path))
-    loaded = load_model(source, load_tokenizer(source), "AutoModelForSequenceClassification", {"num_labels": 2}, reads="sequence")
+    loaded = load_model(
+        source, load_tokenizer(source), "AutoModelForSequenceClassification", {"num_labels": 2}, reads="sequence"
+    )
     assert loaded.backbone.head_names == ("bert.pooler", "classifier")
 
 

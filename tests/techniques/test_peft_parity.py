@@ -108,7 +108,7 @@ def test_dora_equals_its_formula(models: Path) -> None:
         (["q"], {"query"}), (["k", "v"], {"key", "value"}), (["attention"], {"query", "key", "value", "attention.output.dense"}),
         (["feed-forward"], {"intermediate.dense", "output.dense"}), (["query"], {"query"}), (["intermediate.dense"], {"intermediate.dense"}),
     ],
-    ids=str,
+    ids=lambda v: "-".join(sorted(v)),
 )  # fmt: skip
 def test_targets_choose_modules(words: list[str], expected: set[str], models: Path) -> None:
     bench = Bench("bert", models, "lora", {"targets": words, "rank": 2})

@@ -51,8 +51,9 @@ def list_(
     from tunesmith.console import people
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, no_wrap=number == 0, overflow="fold")
+    last = len(rows[0]) - 1
+    for number, name in enumerate(rows[0]):  # the last column is prose: it gets the room that the others leave
+        table.add_column(name, no_wrap=number < last, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     people(stderr=False).print(table)
@@ -67,9 +68,8 @@ def _assets() -> list[dict[str, Any]]:
             "kind": a.kind,
             "download": _size(a.download_size),
             "on disk": _size(assets.size_on_disk(a)) if assets.is_fetched(a) else "-",
-            "licence": a.licence,
-            "task": a.task,
-            "what": a.description,
+            "licence": a.licence.split(",")[0],
+            "what": f"{a.task}: {a.description}",
         }
         for a in assets.catalogue()
     ]

@@ -197,8 +197,8 @@ class Backbone:
         ]
         # A part of the base that the checkpoint did not bring knows nothing: it learns with the head (BERT's
         # pooler on a masked-LM checkpoint).
-        new = {name.rsplit(".", 1)[0] for name in self.fresh if name.startswith(f"{self.base_name}.")}
-        pooler = {name for name in new if ".pooler" in name}
+        place = f"{self.base_name}.pooler"
+        pooler = {place for name in self.fresh if name.startswith(f"{place}.")}
         return tuple(sorted({*outside, *pooler}))
 
 

@@ -161,7 +161,9 @@ def _unusable(source: Source, part: str, error: Exception) -> ModelError:
         known = {a.name: f"asset:{a.name}" for a in assets.catalogue() if a.kind == "model"}
         known |= {path.name: f"./{path.name}" for path in Path().iterdir() if (path / "config.json").is_file()}
         close = nearest(source.name, known)
-        hint = f"did you mean `{known[close]}`?" if close else "check it, or use asset:NAME (see `tunesmith list assets`)."
+        hint = (
+            f"did you mean `{known[close]}`?" if close else "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
+        )
         return ModelError(
             f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); {hint}"
         )
