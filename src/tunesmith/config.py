@@ -116,7 +116,6 @@ class CompareConfig(RunConfig):
     techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
     baselines: list[str] = Field(default_factory=lambda: ["majority", "tfidf", "linear-probe"])
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
-    jobs: int = Field(1, ge=1, description="runs at a time")
 
     @field_validator("techniques", "baselines", "seeds")
     @classmethod
@@ -227,6 +226,11 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
             ]
             problems.append((key, unknown("setting", key, known).split(" Known:")[0]))
 
+    if settings.get("epochs") is not None and settings.get("max_steps") is not None:
+        problems.append(("max_steps", "is given together with epochs; give one of them."))
+    if issubclass(cls, CompareConfig):
+        given = [name for name in ("technique", "seed") if settings.get(name) is not None]
+        problems += [(name, f"a comparison takes `{name}s`, a list.") for name in given]
     config: C | None = None
     try:
         config = cls.model_validate(settings)
@@ -290,7 +294,8 @@ def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> l
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML; option sets are written under their own names."""
-    plain = config.model_dump(mode="json")
+    hidden = {"technique", "seed"} if isinstance(config, CompareConfig) else set()
+    plain = config.model_dump(mode="json", exclude=hidden)
     options = plain.pop("options")
     return yaml.dump({**plain, **options}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 

@@ -49,22 +49,37 @@ def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_nursery() -> None:
-    """Fork the parent of later children. Call it after the imports and before the first tensor operation."""
+    """Start the parent of later children: a fork where nothing but imports has happened here, else a fresh interpreter.
+
+    A process that has computed with torch must not be forked: its thread pools and CUDA state do not survive, and its
+    memory would count as the children's. So the fork happens only where torch was not even imported before this call.
+    """
     global _address
     if _address is not None or not hasattr(os, "fork") or sys.platform == "darwin":
         return
-    quiet_libraries()
-    for module in ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model"):
-        importlib.import_module(module)
     address = str(Path(tempfile.mkdtemp(prefix="tunesmith-")) / "nursery")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
-    owner = os.getpid()
-    if os.fork() == 0:
-        _nurse(listener, address, owner)
+    if "torch" in sys.modules:
+        command = [sys.executable, "-m", "tunesmith.processes", "--nursery", address, str(listener.fileno())]
+        subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2)
+    else:
+        _import_libraries()
+        owner = os.getpid()
+        if os.fork() == 0:
+            try:
+                _nurse(listener, address, owner)
+            finally:
+                os._exit(1)
     listener.close()
     _address = address
+
+
+def _import_libraries() -> None:
+    quiet_libraries()
+    for module in ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model"):
+        importlib.import_module(module)
 
 
 def _nurse(listener: socket.socket, address: str, owner: int) -> None:
@@ -79,21 +94,29 @@ def _nurse(listener: socket.socket, address: str, owner: int) -> None:
         except TimeoutError:
             continue
         if os.fork() == 0:
-            listener.close()
-            _address = address
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            with connection, connection.makefile("rwb") as stream:
-                request = json.loads(stream.readline())
-                os.chdir(request.pop("folder"))
-                os.environ.clear()
-                os.environ.update(request.pop("environment"))
-                stream.write(json.dumps(_run(**request)).encode() + b"\n")
-            sys.stderr.flush()
-            os._exit(0)
+            try:
+                listener.close()
+                _address = address
+                _answer(connection)
+            finally:  # whatever happens, a child never goes on as a second nursery
+                os._exit(1)
         connection.close()
     Path(address).unlink(missing_ok=True)
     Path(address).parent.rmdir()
+    os._exit(0)
+
+
+def _answer(connection: socket.socket) -> None:
+    """One child's life: read a request, carry it out, answer, end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with connection, connection.makefile("rwb") as stream:
+        request = json.loads(stream.readline())
+        os.chdir(request.pop("folder"))
+        os.environ.clear()
+        os.environ.update(request.pop("environment"))
+        stream.write(json.dumps(_run(**request)).encode() + b"\n")
+    sys.stderr.flush()
     os._exit(0)
 
 
@@ -142,7 +165,12 @@ def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "--nursery":
+    from tunesmith import processes  # the importable module holds the state, not __main__
+
+    processes._import_libraries()
+    processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], os.getppid())
+elif __name__ == "__main__":
     real, sys.stdout = sys.stdout, sys.stderr
     answer = _run(sys.argv[1], json.loads(sys.stdin.read()))
     real.write(json.dumps(answer) + "\n")

@@ -16,7 +16,15 @@ from tunesmith import config as configuration
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say, warn
 from tunesmith.errors import UserError
-from tunesmith.run_folder import config_sha256, open_folder, resume_step, write_config, write_json, write_predictions
+from tunesmith.run_folder import (
+    clear_folder,
+    config_sha256,
+    open_folder,
+    resume_step,
+    write_config,
+    write_json,
+    write_predictions,
+)
 
 DEFAULT_EPOCHS = 3.0
 SCHEMA = 1
@@ -75,6 +83,7 @@ def train(
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output or default_output(settings))
+    open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
     raw = {
         **settings,
         **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
@@ -244,17 +253,17 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     from tunesmith.training.precision import Masters, pick_dtype
 
     config, technique, loaded, options = run.config, run.technique, run.loaded, run.config.training
+    if options.dropout is not None:
+        dropout_to(loaded.model, options.dropout)  # before the technique, whose own dropout is its own option
     seeding.seed_everything(seeding.derive(config.seed, "attach"))
     technique.attach(loaded.backbone)
     learning, total = cost.parameters(loaded.model)
-    if options.dropout is not None:
-        dropout_to(loaded.model, options.dropout)
     if options.gradient_checkpointing:
         enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
         enable()
-    rows, stand_in = run.encoded["train"], None
+    rows, stand_in, spent = run.encoded["train"], None, 0.0
     if technique.cache_boundary == "base" and technique.options.cache:
-        rows, stand_in = frozen_features(run)
+        rows, stand_in, spent = frozen_features(run)
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype = pick_dtype("float32" if stand_in else config.dtype, run.device, total)
     dropout.install(loaded.model)
@@ -264,7 +273,9 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
     )  # fmt: skip
     steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
-    every = options.evaluate_every or (max(1, steps // options.evaluations) if options.evaluations else None)
+    # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
+    times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
+    every = options.evaluate_every or (math.ceil(steps / times) if times else None)
     rate = config.learning_rate or technique.default_learning_rate
     kind = str(dtype).removeprefix("torch.")
     say(
@@ -272,6 +283,8 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         f"{steps:,} steps of {config.batch_size}, {kind} on {run.device}."
     )
 
+    if not resume:
+        clear_folder(run.folder)
     write_config(run.folder, config)  # from here on the folder holds a run; until here everything could be refused
     measured_on = "validation" if "validation" in run.encoded else "eval"
 
@@ -307,8 +320,8 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         "cost": {
             "trainable_parameters": learning,
             "total_parameters": total,
-            "train_seconds": fitted.seconds,
-            "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9),
+            "train_seconds": fitted.seconds + spent,
+            "tokens_per_second": fitted.tokens / max(fitted.seconds + spent, 1e-9),
         },
         "training": {
             **notes,
@@ -321,8 +334,12 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     }
 
 
-def frozen_features(run: Run) -> tuple[Any, Any]:
-    """What the frozen backbone makes of the training rows, computed once, and the stand-in that serves it."""
+def frozen_features(run: Run) -> tuple[Any, Any, float]:
+    """What the frozen backbone makes of the training rows, the stand-in that serves it, and the seconds it took once.
+
+    The seconds count as training time even when the features were cached by an earlier run: without them this
+    technique would seem to cost nothing.
+    """
     from tunesmith.data.encode import tokenizer_fingerprint
     from tunesmith.evaluation import cost
     from tunesmith.training import features
@@ -336,6 +353,10 @@ def frozen_features(run: Run) -> tuple[Any, Any]:
         "technique": run.technique.options.model_dump(mode="json"),
         "task": run.task.name,
         "task_state": run.task.state_dict(),
+        "task_code": run.task.code_version,
+        "model_config": run.loaded.model.config.to_json_string(),
+        "quantization": run.config.quantization,
+        "seed": run.config.seed if any(run.loaded.backbone.fresh) else None,
         "versions": cost.versions(),
     }
     return features.compute(

@@ -21,6 +21,7 @@ from tunesmith.cache.store import key_of
 from tunesmith.config import RunConfig
 from tunesmith.console import say
 from tunesmith.errors import SaveError, UserError
+from tunesmith.training import checkpoint
 
 
 def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:
@@ -42,11 +43,8 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
         if not begun:
             raise UserError(f"`{folder}` holds no run to resume (no config.yaml).")
         return None
-    if (finished or begun) and overwrite:
-        for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "artifact"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    if overwrite:
+        pass  # the old run is removed by `clear_folder`, when the new one is known to be able to start
     elif finished:
         raise UserError(f"`{folder}` holds a finished run; add --overwrite to replace it, or give another --output.")
     elif begun:
@@ -60,25 +58,38 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     return None
 
 
+def clear_folder(folder: Path) -> None:
+    """Remove an earlier run."""
+    for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "artifact"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def resume_step(folder: Path) -> int:
-    """Step of the newest checkpoint, 0 without one."""
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    """Step of the newest checkpoint that can be read, 0 without one."""
+    state = checkpoint.newest(folder / "checkpoints")
+    return int(state["fit"]["steps"]) if state is not None else 0
 
 
 def config_sha256(config: RunConfig) -> str:
     """Hash of everything in a configuration but where its output goes."""
-    return key_of(**config.model_dump(mode="json", exclude={"output", "report_to"}))
+    return key_of(**resolved(config).model_dump(mode="json", exclude={"output", "report_to"}))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """config.yaml with absolute paths, so that it runs again from anywhere."""
+    write_text(folder / "config.yaml", configuration.dump(resolved(config)))
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """A copy with the absolute paths of local files."""
     plain = config.model_copy(deep=True)
     for name in ("model", "train", "validation", "eval", "output"):
         value = getattr(plain, name)
         if value and not value.startswith("asset:") and Path(value).exists():
             setattr(plain, name, str(Path(value).resolve()))
-    write_text(folder / "config.yaml", configuration.dump(plain))
+    return plain
 
 
 def write_predictions(folder: Path, task: Any, scored: Any) -> None:

@@ -117,3 +117,20 @@ def test_model_objects_and_dataframes(models: Path, tmp_path: Path) -> None:
     )
     named = tunesmith.train(folder, train=toy_rows(24), eval=toy_rows(8), max_steps=3, output=tmp_path / "named")
     assert run.metrics == pytest.approx(named.metrics)
+
+
+def test_a_refused_call_replaces_nothing(models: Path, tmp_path: Path) -> None:
+    """Model objects and rows are written into the run's folder: not before the folder is known to be free."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(tiny_model("bert", models / "bert"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings: dict[str, Any] = {"tokenizer": tokenizer, "eval": toy_rows(8), "max_steps": 2, "output": tmp_path / "run"}
+    run = tunesmith.train(AutoModel.from_pretrained(folder), train=toy_rows(24), **settings)
+    other = AutoModel.from_pretrained(str(tiny_model("bert", tmp_path / "other", seed=5)))
+    with pytest.raises(tunesmith.UserError, match="finished run"):
+        tunesmith.train(other, train=toy_rows(12), **settings)
+    assert run.load().evaluate(toy_rows(8)) == pytest.approx(run.metrics)
+    with pytest.raises(tunesmith.UserError):  # --overwrite with a mistake keeps the old run, too
+        tunesmith.train(folder, train=str(tmp_path / "missing.csv"), output=tmp_path / "run", overwrite=True)
+    assert run.load().evaluate(toy_rows(8)) == pytest.approx(run.metrics)

@@ -98,7 +98,10 @@ def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPat
     config.batch_size = 4  # another configuration: nothing there counts
     config.seeds = [0]
     called.clear()
-    runner.execute(config)
+    with pytest.raises(tunesmith.UserError, match="other settings"):
+        runner.execute(config)
+    assert called == []  # nothing finished is replaced unasked
+    runner.execute(config, overwrite=True)
     assert sorted(called) == ["bitfit", "full", "linear-probe", "lora", "majority", "tfidf"]
 
 

@@ -444,3 +444,35 @@ def test_the_fingerprint_follows_the_words_not_the_last_call() -> None:
     assert tokenizer_fingerprint(slow) == before
     slow.add_tokens(["tunesmith"])
     assert tokenizer_fingerprint(slow) != before
+
+
+def test_special_tokens_in_a_text_are_text(models: Path, tmp_path: Path) -> None:
+    """A literal end token must not become one: BART's head counts them and fails in the middle of training."""
+    import tunesmith
+    from tunesmith.testing import tiny_model
+    from tunesmith.testing.models import toy_rows
+
+    rows = [{**row, "text": row["text"] + (" [SEP] [SEP]" if i % 3 == 0 else "")} for i, row in enumerate(toy_rows(16))]
+    run = tunesmith.train(
+        str(tiny_model("bart", models / "bart")), train=rows, eval=rows, max_steps=2, output=tmp_path / "run"
+    )
+    assert run.metrics["loss"] > 0
+
+
+def test_an_empty_text_is_a_row(models: Path, tmp_path: Path) -> None:
+    """With a tokenizer that adds no special tokens (GPT-2, SmolLM2) an empty text must not become an empty tensor."""
+    import json
+    import shutil
+
+    import tunesmith
+    from tunesmith.testing import tiny_model
+    from tunesmith.testing.models import toy_rows
+
+    folder = shutil.copytree(tiny_model("llama", models / "llama"), tmp_path / "bare")
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    rows = [*toy_rows(15), {"text": "", "label": "negative"}]
+    settings = {"max_steps": 3, "batch_size": 4, "training": {"micro_batch_size": 1}}
+    run = tunesmith.train(str(folder), train=rows, eval=rows, output=tmp_path / "run", **settings)
+    assert run.load().predict([{"text": ""}])[0]["prediction"] in ("positive", "negative")

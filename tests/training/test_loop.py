@@ -170,6 +170,38 @@ def test_keep_best_ends_with_the_best_weights(tmp_path: Path, models: Path) -> N
     assert run.load().evaluate(toy_rows(10))["accuracy"] == pytest.approx(max(scores))
 
 
+def test_choosing_evaluates_without_being_told_when(tmp_path: Path, models: Path) -> None:
+    """keep_best alone must look more than once, or the last weights are always the best."""
+    run = go(tmp_path, models, "alone", max_steps=20, training={"keep_best": True})
+    assert len(logged(run, "evaluate")) >= 10
+
+
+def test_evaluations_are_spread_evenly(tmp_path: Path, models: Path) -> None:
+    run = go(tmp_path, models, "spread", max_steps=7, training={"evaluations": 4})
+    assert [line["step"] for line in logged(run, "evaluate")] == [2, 4, 6]
+
+
+def test_a_parameter_that_a_step_does_not_use_stays(tmp_path: Path) -> None:
+    """Masters must not keep the gradient of an earlier step: several heads take turns in one model."""
+    from tunesmith.training.precision import Masters
+
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(2, 1)})
+    masters = Masters(model, torch.bfloat16)
+    x = torch.ones(1, 2, dtype=torch.bfloat16)
+    for used, passes in (("ab", 1), ("a", 1), ("b", 2)):
+        for turn in range(passes):
+            for name in used if turn == 0 else "b":
+                model[name](x).sum().backward()
+            masters.gather()
+        grads = {n: t.grad for n, t in masters.tensors.items()}
+        for name in "ab":
+            grad = grads[f"{name}.weight"]
+            assert (grad is None) == (name not in used)
+            if grad is not None:
+                assert torch.equal(grad, torch.full((1, 2), float(passes)))
+        masters.clear()
+
+
 def test_early_stopping_stops(tmp_path: Path, models: Path) -> None:
     run = go(
         tmp_path, models, "early", max_steps=30, learning_rate=1e-9, training={"evaluate_every": 2, "early_stopping": 2}
@@ -209,10 +241,19 @@ def test_gradient_checkpointing_changes_memory_not_the_result(tmp_path: Path, mo
     [("bert", "mean"), ("bert", "native"), ("roberta", "cls"), ("distilbert", "native"), ("modernbert", "mean"), ("gpt2", "native"),
      ("llama", "last"), ("gemma3", "native"), ("t5", "native"), ("bart", "native")],
 )  # fmt: skip
-def test_cached_features_give_what_running_the_backbone_gives(kind: str, pooling: str, tmp_path: Path, models: Path) -> None:
+def test_cached_features_give_what_running_the_backbone_gives(
+    kind: str, pooling: str, tmp_path: Path, models: Path
+) -> None:
     """Fails if the stand-in serves another row's states, other positions, or skips what learns below the head."""
     cached, run = (
-        go(tmp_path, models, str(c), kind, technique="feature-based", **{"feature-based": {"pooling": pooling, "cache": c}})
+        go(
+            tmp_path,
+            models,
+            str(c),
+            kind,
+            technique="feature-based",
+            **{"feature-based": {"pooling": pooling, "cache": c}},
+        )
         for c in (True, False)
     )
     assert furthest(cached, run) < 1e-5

@@ -34,7 +34,9 @@ def verify_run(folder: Path) -> dict[str, Any]:
         raise VerificationError(
             f"the artifact of `{folder}` gives other rows than the run measured; its data changed meanwhile."
         )
-    largest = float(np.abs(before - after).max()) if before.size else 0.0
+    # Relative where numbers are large (regression), absolute for probabilities.
+    differences = np.abs(before - after) / np.maximum(1.0, np.abs(before))
+    largest = float(differences.max()) if before.size else 0.0
     changed = sum(a["prediction"] != b for a, b in zip(saved, found["predictions"], strict=True))
     near = sum(
         a["prediction"] != b and np.abs(x - y).max() <= BOUND

@@ -59,12 +59,12 @@ def texts(table: Any) -> list[str]:
 
 
 def fit_linear(
-    problem: str, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int
+    task: Any, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int
 ) -> Guess:
     """A linear model on fixed features: logistic regression, one per label, or ridge regression.
 
     Args:
-        problem: single-label, multi-label or regression.
+        task: says which kind of problem it is, and the threshold of several labels.
         features: training rows, [rows, width], dense or sparse.
         labels: from `targets`.
         others: eval rows, [rows, width].
@@ -76,7 +76,7 @@ def fit_linear(
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
-    started = time.perf_counter()
+    started, problem = time.perf_counter(), task.problem
     if problem == "regression":
         ridge = Ridge(alpha=1.0 / strength).fit(features, labels)
         return Guess(ridge.predict(others), None, ridge.coef_.size + 1, time.perf_counter() - started)
@@ -86,7 +86,9 @@ def fit_linear(
         )
         probability = many.predict_proba(others)
         size = sum(e.coef_.size + 1 for e in many.estimators_ if hasattr(e, "coef_"))
-        return Guess((probability >= 0.5).astype(np.int64), probability, size, time.perf_counter() - started)
+        return Guess(
+            (probability >= task.options.threshold).astype(np.int64), probability, size, time.perf_counter() - started
+        )
     one = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features, labels)
     probability = one.predict_proba(others)
     return Guess(

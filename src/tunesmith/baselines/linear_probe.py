@@ -65,8 +65,7 @@ class LinearProbe(Baseline):
             return np.stack(found)
 
         train, other = features(roles.train), features(roles.eval)
-        problem = task.problem  # type: ignore[attr-defined]
-        return fit_linear(problem, train, targets(task, roles.train.table), other, self.options.strength, config.seed)
+        return fit_linear(task, train, targets(task, roles.train.table), other, self.options.strength, config.seed)
 
 
 def mean_or_last(states: Any, mask: Any, kind: str) -> Any:

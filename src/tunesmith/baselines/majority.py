@@ -21,6 +21,10 @@ class Majority(Baseline):
             return Guess(np.full(rows, labels.mean()), None, 1)
         if problem == "multi-label":
             share = labels.mean(0)
-            return Guess(np.tile((share >= 0.5).astype(np.int64), (rows, 1)), np.tile(share, (rows, 1)), len(share))
+            return Guess(
+                np.tile((share >= task.options.threshold).astype(np.int64), (rows, 1)),
+                np.tile(share, (rows, 1)),
+                len(share),
+            )
         counts = np.bincount(labels, minlength=len(task.state_dict()["labels"]))
         return Guess(np.full(rows, counts.argmax()), np.tile(counts / counts.sum(), (rows, 1)), len(counts))

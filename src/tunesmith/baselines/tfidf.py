@@ -35,8 +35,7 @@ class TfIdf(Baseline):
             token_pattern=r"(?u)\b\w+\b",
         )
         features = vectorizer.fit_transform(train)
-        problem = task.problem  # type: ignore[attr-defined]
         return fit_linear(
-            problem, features, targets(task, roles.train.table), vectorizer.transform(texts(roles.eval.table)), self.options.strength,
+            task, features, targets(task, roles.train.table), vectorizer.transform(texts(roles.eval.table)), self.options.strength,
             config.seed,
         )  # fmt: skip

@@ -98,7 +98,7 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
     epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None, learning_rate: f.LearningRate = None,
     max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None, max_eval_rows: f.MaxEvalRows = None,
-    dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None, trust_remote_code: f.TrustRemoteCode = False,
+    dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None, overwrite: f.Overwrite = False, trust_remote_code: f.TrustRemoteCode = False,
     config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
 ) -> None:  # fmt: skip
     """Train several techniques on the same rows and budget."""
@@ -115,7 +115,7 @@ def compare(
     from tunesmith.config import CompareConfig
 
     resolved = configuration.build(CompareConfig, f.layered(config, set_, given))
-    comparison = runner.execute(resolved, runner.command_line())
+    comparison = runner.execute(resolved, runner.command_line(), overwrite=overwrite)
     failed = not any(run["kind"] == "technique" and run["status"] == "finished" for run in comparison.results["runs"])
     if json:
         f.emit(comparison.results)

@@ -68,6 +68,7 @@ def compare(
     eval: Any = None,
     techniques: Sequence[str] | None = None,
     output: str | Path = "runs/comparison",
+    overwrite: bool = False,
     **settings: Any,
 ) -> Comparison:
     """Compare techniques on the same rows and budget.
@@ -80,6 +81,7 @@ def compare(
         eval: rows that are only measured; without it 10 % of `train` are held out.
         techniques: registry names; default: all.
         output: the comparison's folder. Finished runs there are not repeated.
+        overwrite: replace finished runs that had other settings, rows or another model.
         **settings: any setting of the command line (`seeds=[0, 1]`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output)
@@ -89,7 +91,7 @@ def compare(
     }
     if techniques is not None:
         raw["techniques"] = list(techniques)
-    return execute(configuration.build(CompareConfig, {**raw, "output": str(folder)}))
+    return execute(configuration.build(CompareConfig, {**raw, "output": str(folder)}), overwrite=overwrite)
 
 
 def default_techniques() -> list[str]:
@@ -97,7 +99,7 @@ def default_techniques() -> list[str]:
     return [name for name in registry.names("technique") if name != "peft"]
 
 
-def execute(config: CompareConfig, command: str | None = None) -> Comparison:
+def execute(config: CompareConfig, command: str | None = None, *, overwrite: bool = False) -> Comparison:
     """Run what is missing, aggregate everything, write results and report."""
     folder = Path(config.output or "runs/comparison")
     config.output = str(folder)
@@ -111,14 +113,21 @@ def execute(config: CompareConfig, command: str | None = None) -> Comparison:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     quiet_libraries()
     processes.open_nursery()
-    refuse_early(config)
+    identity = refuse_early(config)
     write_text(folder / "comparison.yaml", configuration.dump(config))
 
     planned = list(plan(config, folder))
+    if not overwrite:
+        for _, _, run in planned:
+            place = Path(str(run.output))
+            if (place / "result.json").is_file() and finished(place, run, identity) is None:
+                raise UserError(
+                    f"`{place}` holds a finished run with other settings, rows or model; add --overwrite to replace it, or give another --output."
+                )
     runs: list[dict[str, Any]] = []
     for number, (kind, name, run) in enumerate(planned, 1):
         title = f"[{number}/{len(planned)}] {name}" + (f", seed {run.seed}" if kind == "technique" else "")
-        runs.append(carry_out(kind, name, run, folder, title))
+        runs.append(carry_out(kind, name, run, folder, title, identity))
     measured = {run["seed"]: run for run in reversed(runs) if run["kind"] == "technique" and run["metrics"]}
     runs += [before_of(measured[seed]) for seed in config.seeds if seed in measured]
 
@@ -132,8 +141,12 @@ def execute(config: CompareConfig, command: str | None = None) -> Comparison:
     return Comparison(folder, results)
 
 
-def refuse_early(config: CompareConfig) -> None:
-    """Say once, before the first run, what would make every run fail: rows, labels, device or model that cannot be used."""
+def refuse_early(config: CompareConfig) -> dict[str, Any]:
+    """Say once, before the first run, what would make every run fail: rows, labels, device or model that cannot be used.
+
+    Returns:
+        Hashes of the rows and the model, by which a run that is already there is recognised.
+    """
     from tunesmith.data.splits import load_roles
     from tunesmith.models.load import load_tokenizer, locate
     from tunesmith.training.precision import pick_device
@@ -145,12 +158,14 @@ def refuse_early(config: CompareConfig) -> None:
     for role, rows in roles.present():
         if role != "train":
             task.check(rows, role)
-    load_tokenizer(locate(config.model), trust_remote_code=config.trust_remote_code)
+    source = locate(config.model)
+    load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+    return {"data_sha256": roles.sha256(), "model_sha256": source.sha256}
 
 
 def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunConfig]]:
     """(kind, name, configuration) of every run, baselines first; a configuration differs in technique and seed alone."""
-    shared = config.model_dump(mode="json", exclude={"techniques", "baselines", "seeds", "jobs", "options"})
+    shared = config.model_dump(mode="json", exclude={"techniques", "baselines", "seeds", "options"})
     for name in config.baselines:
         place = folder / "runs" / name / str(config.seeds[0])
         yield (
@@ -183,14 +198,16 @@ def make(config: CompareConfig, settings: dict[str, Any], baseline: str | None =
     return run
 
 
-def carry_out(kind: str, name: str, run: RunConfig, folder: Path, title: str) -> dict[str, Any]:
+def carry_out(
+    kind: str, name: str, run: RunConfig, folder: Path, title: str, identity: dict[str, Any]
+) -> dict[str, Any]:
     """One run, or its result if it is already there under the same configuration."""
     place = Path(str(run.output))
     entry: dict[str, Any] = {
         "technique": name, "kind": kind, "seed": run.seed, "status": "finished", "reason": None,
         "folder": str(place.relative_to(folder)), "learning_rate": None, "metrics": None, "cost": None, "curve": [],
     }  # fmt: skip
-    result = finished(place, run, kind)
+    result = finished(place, run, identity)
     if result is not None:
         say(f"{title}: already there.")
     else:
@@ -219,16 +236,16 @@ def carry_out(kind: str, name: str, run: RunConfig, folder: Path, title: str) ->
     }
 
 
-def finished(place: Path, run: RunConfig, kind: str) -> dict[str, Any] | None:
-    """The result of a run that is already there with this configuration."""
-    path = place / "result.json"
-    if not path.is_file():
-        return None
+def finished(place: Path, run: RunConfig, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a run that is already there with this configuration, on these rows and this model."""
     try:
-        result = dict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError:
+        result = dict(json.loads((place / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
-    same = result.get("provenance", {}).get("config_sha256") == config_sha256(run)
+    seen = {**result.get("provenance", {}), "config_sha256": result.get("provenance", {}).get("config_sha256")}
+    same = seen["config_sha256"] == config_sha256(run) and all(
+        seen.get(name) == value for name, value in identity.items()
+    )
     return result if same and result.get("status") == "finished" else None
 
 
@@ -294,6 +311,7 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     from tunesmith.console import set_verbosity
     from tunesmith.data.splits import load_roles
     from tunesmith.evaluation import cost
+    from tunesmith.models.load import locate
     from tunesmith.run import SCHEMA as RUN_SCHEMA
 
     set_verbosity(int(payload["verbosity"]), nested=True)
@@ -321,7 +339,7 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
                  "predicted_seconds": None},
         "forgetting": None, "stream": None,
         "provenance": {"versions": cost.versions(), "hardware": cost.hardware(), "rows": roles.describe(),
-                       "data_sha256": {"train": roles.train.sha256, "eval": roles.eval.sha256}, "model_sha256": "",
+                       "data_sha256": roles.sha256(), "model_sha256": locate(config.model).sha256,
                        "config_sha256": config_sha256(config), "git_commit": cost.git_commit()},
     }  # fmt: skip
     place = Path(str(config.output))

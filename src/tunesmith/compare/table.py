@@ -111,6 +111,6 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
         notes.append(f"gain/min: {unit} gained over {above} per minute of training.")
     notes.append(
         "Peak memory is the highest of the run's own process (resident on CPU, allocated on CUDA), not of the whole "
-        "comparison; train time is without loading and evaluation."
+        "comparison; train time is without loading and evaluation, with the one pass of a frozen backbone."
     )
     return notes

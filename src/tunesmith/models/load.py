@@ -65,7 +65,8 @@ def locate(name: str) -> Source:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"`{name}` is a file; give a model folder, a .gguf file, a hub id or asset:NAME.")
-        return Source(name, str(_from_gguf(path)), store.file_sha256(path))
+        folder = _from_gguf(path)
+        return Source(name, str(folder), weights_sha256(folder))
     if path.is_dir():
         _check_folder(path, name)
         return Source(name, str(path.resolve()), weights_sha256(path))
@@ -162,7 +163,9 @@ def _unusable(source: Source, part: str, error: Exception) -> ModelError:
         known |= {path.name: f"./{path.name}" for path in Path().iterdir() if (path / "config.json").is_file()}
         close = nearest(source.name, known)
         hint = (
-            f"did you mean `{known[close]}`?" if close else "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
+            f"did you mean `{known[close]}`?"
+            if close
+            else "check the path or the id, or use asset:NAME (see `tunesmith list assets`)."
         )
         return ModelError(
             f"`{source.name}` is neither a folder here nor a model that the hub gave ({type(error).__name__}: {reason}); {hint}"
@@ -220,7 +223,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
-            attn_implementation="sdpa" if getattr(config, "model_type", "") != "lstm" else None,
+            ignore_mismatched_sizes=True,  # a head of another size is drawn anew
             **(load_options or {}),
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
@@ -228,11 +231,13 @@ def load_model(
     finally:
         torch.random.set_rng_state(state)
         transformers.logging.set_verbosity(quiet)
+    # Names the checkpoint lacks, and those it has in another shape.
+    new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     model.eval()
     return Loaded(
         model,
         tokenizer,
-        Backbone(model, reads=reads, fresh=frozenset(info["missing_keys"]), tokenizer=tokenizer),
+        Backbone(model, reads=reads, fresh=frozenset(new), tokenizer=tokenizer),
         source,
     )
 

@@ -49,6 +49,7 @@ class TextClassification(Task):
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     auto_class = "AutoModelForSequenceClassification"
+    code_version = 2
     reads: ClassVar[Literal["sequence", "tokens"]] = "sequence"
 
     def __init__(self, options: TextClassificationOptions) -> None:
@@ -213,9 +214,13 @@ class TextClassification(Task):
         texts = [row["text"] if isinstance(row["text"], str) else str(row["text"]) for row in rows]
         paired = any("text_pair" in row for row in rows)
         pairs = [str(row.get("text_pair") or "") for row in rows] if paired else None
-        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False,
+            split_special_tokens=True,  # `</s>` in a text is text: a head that looks for the real one must not find it
+        )  # fmt: skip
         for i, row in enumerate(rows):
-            features: dict[str, Any] = {"input_ids": np.asarray(encoded["input_ids"][i], np.int32)}
+            # A tokenizer that adds nothing makes an empty text an empty row, which no model can read.
+            ids = encoded["input_ids"][i] or [tokenizer.pad_token_id]
+            features: dict[str, Any] = {"input_ids": np.asarray(ids, np.int32)}
             if pairs is not None and "token_type_ids" in encoded:
                 features["token_type_ids"] = np.asarray(encoded["token_type_ids"][i], np.int8)
             if "label" in row:

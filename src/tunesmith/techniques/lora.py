@@ -31,7 +31,7 @@ class Options(BaseOptions):
         description="roles (all-linear, attention, feed-forward, q, k, v, qkv, o, up, down) or module names",
     )
     rank_stabilized: bool = Field(False, description="scale by alpha / sqrt(r)")
-    init: Literal["default", "gaussian", "pissa", "pissa_niter_16", "olora", "orthogonal"] = Field(
+    init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = Field(
         "default", description="peft's initialisations; pissa and olora change the base weights at the start"
     )
 

@@ -48,7 +48,7 @@ class PromptTuning(Technique):
     """Soft prompts on hooks of the token-taking stack."""
 
     Options = Options
-    default_learning_rate = 3e-2
+    default_learning_rate = 1e-2
     starts_as_identity: ClassVar[bool] = False
 
     def extra_positions(self) -> int:

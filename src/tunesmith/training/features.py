@@ -9,6 +9,7 @@ all positions of the last layer are stored. BERT's pooler is computed again, bec
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tunesmith.data.batching import by_length
 from tunesmith.models.backbone import Backbone
 from tunesmith.tasks._base import Task
 
-CODE = 2  # part of the key: raise it when what is stored changes
+CODE = 3  # part of the key: raise it when what is stored changes
 
 
 class StandIn:
@@ -73,8 +74,8 @@ def compute(
     device: torch.device,
     pad_id: int,
     reader: Any,
-) -> tuple[RaggedRows, StandIn]:
-    """States of every row (from the cache if they are there) and the stand-in that serves them."""
+) -> tuple[RaggedRows, StandIn, float]:
+    """States of every row (from the cache if they are there), the stand-in that serves them, and the seconds they took."""
     seen: dict[str, Any] = {}
 
     def record(module: Any, args: Any, output: Any) -> None:
@@ -96,6 +97,7 @@ def compute(
     stand_in = StandIn(backbone, type(probe), [name for name in probe if name != "hidden_states"], reader)
 
     def make(folder: Path) -> None:
+        started = time.perf_counter()
         kept: list[np.ndarray[Any, Any] | None] = [None] * len(rows)
         with progress() as bar:
             bar_task = bar.add_task("features of the frozen backbone", total=len(rows))
@@ -108,11 +110,12 @@ def compute(
         for row in kept:
             assert row is not None
             writer.append({"states": row})
-        writer.close()
+        writer.close({"seconds": time.perf_counter() - started})
 
     folder = store.folder("features", store.key_of(code=CODE, **key), make)
-    columns: dict[str, RaggedColumn] = {**rows.columns, **open_rows(folder).columns}
-    return RaggedRows(columns, rows.meta), stand_in
+    states = open_rows(folder)
+    columns: dict[str, RaggedColumn] = {**rows.columns, **states.columns}
+    return RaggedRows(columns, rows.meta), stand_in, float(states.meta["seconds"])
 
 
 def stack(rows: Sequence[Mapping[str, Any]], device: torch.device) -> torch.Tensor:

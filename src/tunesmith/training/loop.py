@@ -83,6 +83,8 @@ class Fit:
     best_score: float | None = None
     stopped_early: bool = False
     bad_evaluations: int = field(default=0, repr=False)
+    window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
+    """Since the last logged line: loss x units, units, tokens, and the clock then."""
 
 
 def fit(session: Session) -> Fit:
@@ -106,10 +108,10 @@ def fit(session: Session) -> Fit:
     state = Fit()
     best: dict[str, torch.Tensor] | None = None
 
-    if session.resume and (saved := checkpoint.newest(session.folder / "checkpoints")) is not None:
+    saved = checkpoint.newest(session.folder / "checkpoints") if session.resume else None
+    if saved is not None:
         masters.load_state_dict(saved["parameters"])
         optimizer.load_state_dict(saved["optimizer"])
-        session.strategy.load_state_dict(saved["strategy"])
         checkpoint.set_rng_state(saved["rng"])
         state, best = Fit(**saved["fit"]), saved["best"]
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
@@ -126,8 +128,9 @@ def fit(session: Session) -> Fit:
         checkpoint.save(session.folder / "checkpoints", state.steps, content, options.keep_checkpoints)
 
     session.strategy.before_stage(session)
+    if saved is not None:
+        session.strategy.load_state_dict(saved["strategy"])
     session.technique.set_training(session.backbone)
-    window_loss, window_units, window_tokens, window_start = 0.0, 0.0, 0, state.seconds
     with _stop_requests() as stop, _bar(session) as show:
         passes = session.feed.steps(state.steps, session.total_steps)
         while not state.stopped_early:
@@ -142,15 +145,15 @@ def fit(session: Session) -> Fit:
             state.seconds += time.perf_counter() - started
 
             units = sum(p.units for p in step)
-            window_loss, window_units = window_loss + loss * units, window_units + units
-            window_tokens += sum(p.tokens for p in step)
+            for place, amount in enumerate((loss * units, units, sum(p.tokens for p in step))):
+                state.window[place] += amount
             if state.steps % options.log_every == 0 or state.steps == session.total_steps:
-                speed = window_tokens / max(state.seconds - window_start, 1e-9)
+                speed = state.window[2] / max(state.seconds - state.window[3], 1e-9)
                 line = {
                     "event": "train",
                     "step": state.steps,
                     "epoch": round(state.steps / session.feed.steps_per_epoch, 4),
-                    "loss": window_loss / window_units,
+                    "loss": state.window[0] / state.window[1],
                     "learning_rate": rate,
                     "gradient_norm": norm,
                     "tokens": state.tokens,
@@ -164,7 +167,7 @@ def fit(session: Session) -> Fit:
                     accelerator.log(
                         {f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps
                     )
-                window_loss, window_units, window_tokens, window_start = 0.0, 0.0, 0, state.seconds
+                state.window = [0.0, 0.0, 0.0, state.seconds]
             else:
                 show(state, None)
 

@@ -72,11 +72,9 @@ class Masters:
         self.dtype = dtype
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.split = dtype != torch.float32
-        self.filled = False
         if self.split:
             self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
-            for master in self.tensors.values():
-                master.grad = torch.zeros_like(master)
+            self.buffers = {n: torch.zeros_like(t) for n, t in self.tensors.items()}
             for parameter in model.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
@@ -87,15 +85,16 @@ class Masters:
         """Add the gradients of the last backward pass to the masters', in fp32."""
         if not self.split:
             return
-        used = [(self.tensors[n].grad, p.grad) for n, p in self.parameters.items() if p.grad is not None]
-        buffers, gradients = [b for b, _ in used if b is not None], [g for _, g in used]
-        if self.filled:
-            torch._foreach_add_(buffers, [g.float() for g in gradients])
-        else:
-            torch._foreach_copy_(buffers, gradients)
-        self.filled = True
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        fresh, more = [], []
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                (fresh if self.tensors[name].grad is None else more).append((name, parameter.grad))
+                self.tensors[name].grad = self.buffers[name]
+                parameter.grad = None
+        if fresh:
+            torch._foreach_copy_([self.buffers[n] for n, _ in fresh], [g for _, g in fresh])
+        if more:
+            torch._foreach_add_([self.buffers[n] for n, _ in more], [g.float() for _, g in more])
 
     def norm(self) -> torch.Tensor:
         """The gradient norm over everything that learns, a scalar tensor."""
@@ -103,11 +102,9 @@ class Masters:
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     def clear(self) -> None:
-        """Forget the gradients of the step."""
-        self.filled = False
-        if not self.split:
-            for tensor in self.tensors.values():
-                tensor.grad = None
+        """Forget the gradients of the step (their buffers stay): what the next step does not use is not moved by it."""
+        for tensor in self.tensors.values():
+            tensor.grad = None
 
     def scatter(self) -> None:
         """Refresh the running copies."""
