@@ -85,7 +85,8 @@ class Masters:
         """Add the gradients of the last backward pass to the masters', in fp32."""
         if not self.split:
             return
-        fresh, more = [], []
+        fresh: list[tuple[str, torch.Tensor]] = []
+        more: list[tuple[str, torch.Tensor]] = []
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 (fresh if self.tensors[name].grad is None else more).append((name, parameter.grad))
