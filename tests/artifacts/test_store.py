@@ -39,6 +39,24 @@ def test_full_opens_in_a_plain_pipeline(kind: str, models: Path, tmp_path: Path)
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
 
 
+@pytest.mark.parametrize("technique", ["lora", "dora", "ia3"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama", "bart"])
+def test_merged_opens_in_a_plain_pipeline(technique: str, kind: str, models: Path, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    run = trained(models, tmp_path / "run", technique, kind)
+    artifact = run.load()
+    texts = [row["text"] for row in toy_rows(6)]
+    ours = artifact.predict([{"text": text} for text in texts])
+    artifact.opened.technique.merge(artifact.opened.loaded.backbone)
+    artifact.model.save_pretrained(tmp_path / "merged")
+    artifact.tokenizer.save_pretrained(tmp_path / "merged")
+    theirs = pipeline("text-classification", model=str(tmp_path / "merged"), device="cpu")(texts)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["prediction"] == b["label"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_artifact_gives_the_measured_metrics(technique: str, models: Path, tmp_path: Path) -> None:
     run = trained(models, tmp_path / "run", technique)
