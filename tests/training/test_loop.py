@@ -298,6 +298,14 @@ def test_trackers_write(tmp_path: Path, models: Path) -> None:
     assert list(run.folder.rglob("events.out.tfevents*"))
 
 
+def test_wandb_writes_into_the_run(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    run = go(tmp_path, models, "tracked", report_to=["wandb"], training={"log_every": 1})
+    assert list(run.folder.rglob("*.wandb"))
+
+
 def test_result_has_the_schema(tmp_path: Path, models: Path) -> None:
     run = go(tmp_path, models, "schema")
     result = json.loads((run.folder / "result.json").read_text())

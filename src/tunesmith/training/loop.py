@@ -97,7 +97,8 @@ def fit(session: Session) -> Fit:
     )
     if config.report_to:
         try:
-            accelerator.init_trackers("tunesmith", config=_flat(config))
+            own = {"wandb": {"dir": str(session.folder)}}  # its files stay in the run's folder
+            accelerator.init_trackers("tunesmith", config=_flat(config), init_kwargs=own)
         except Exception as error:  # each tracker raises its own
             names, reason = ", ".join(config.report_to), str(error).strip().split("\n")[0]
             raise UserError(
