@@ -1,8 +1,9 @@
-"""Any other method of peft: `peft:LOHA`, `peft:OFT`, `peft:VERA`, ... with its options passed through.
+"""Any other method of peft: `peft:LOHA`, `peft:OFT`, `peft:BOFT`, ... with its options passed through.
 
 Options are those of the peft configuration class of the method (`LoHaConfig`, `OFTConfig`, ...); target modules
 default to all linear modules of the backbone. Prompt methods have their own techniques here (`prompt-tuning`,
-`prefix-tuning`), because peft's change the positions that a head sees.
+`prefix-tuning`), because peft's change the positions that a head sees. Methods that share state between modules (VeRA,
+VB-LoRA) cannot be injected in place and are refused.
 """
 
 from __future__ import annotations
