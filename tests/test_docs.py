@@ -52,8 +52,11 @@ def test_readme_commands_run(reader: Path) -> None:
 
 @pytest.mark.registry
 def test_readme_python_runs(reader: Path) -> None:
-    for block in blocks("python"):
+    found = blocks("python")
+    assert found
+    for block in found:
         exec(compile(block, "README.md", "exec"), {})
+    assert (reader / "runs" / "python" / "result.json").is_file()
 
 
 def test_readme_names_what_is_there() -> None:

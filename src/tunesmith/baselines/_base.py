@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,6 @@ class Guess:
     probabilities: np.ndarray[Any, Any] | None = None
     parameters: int = 0
     seconds: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Baseline(ABC):

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from tunesmith.errors import ModelError
@@ -216,8 +215,3 @@ def _base_name(model: Any) -> str:
         if hasattr(child, "get_input_embeddings") and hasattr(child, "config"):
             return name
     return ""
-
-
-def head_state(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The head's parameters by full name, detached."""
-    return {name: parameter.detach() for name, parameter in backbone.head_parameters()}

@@ -7,6 +7,7 @@ peft's `modules_to_save`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -73,11 +74,10 @@ class PeftTechnique(Technique):
     """Attach, save and load through peft; subclasses say which configuration."""
 
     saves: ClassVar[Literal["state", "peft", "model"]] = "peft"
-    mergeable: ClassVar[bool] = True
 
+    @abstractmethod
     def peft_config(self, backbone: Backbone) -> Any:
         """The peft configuration, with full module names."""
-        raise NotImplementedError
 
     def attach(self, backbone: Backbone) -> None:
         """Inject, then freeze everything but the adapter and the head."""
