@@ -36,6 +36,11 @@ def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
 OPENED = [
     (t, k, {}) for t in ("lora", "dora", "ia3") for k in ("bert", "distilbert", "modernbert", "gpt2", "llama", "bart")
 ]
+OPENED += [
+    (f"peft:{m}", k, {})
+    for m in ("VERA", "VBLORA", "TINYLORA", "UNILORA", "PVERA", "FROD", "OFT")
+    for k in ("bert", "llama")
+]
 OPENED += [("lora", "bert", {"lora": {"init": init}}) for init in ("pissa", "olora", "orthogonal")]
 
 
@@ -65,9 +70,11 @@ def test_artifact_opens_with_plain_peft(
     assert float((logits_of(untouched, tokenizer) - expected).abs().max()) > 1e-2  # the comparison can fail
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_merge_keeps_the_logits(kind: str, models: Path) -> None:
-    bench = Bench(kind, models, "lora", {"rank": 4})
+@pytest.mark.parametrize(
+    ("technique", "kind"), [*(("lora", k) for k in KINDS), ("peft:VERA", "bert"), ("peft:VBLORA", "t5")]
+)
+def test_merge_keeps_the_logits(technique: str, kind: str, models: Path) -> None:
+    bench = Bench(kind, models, technique, {"rank": 4} if technique == "lora" else {})
     bench.attach()
     bench.train(3)
     before = bench.logits()

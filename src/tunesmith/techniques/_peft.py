@@ -3,6 +3,9 @@
 Injecting into the whole model (not the base alone) and naming every module keeps the file format that plain
 `PeftModel.from_pretrained` reads, and never wraps a head by accident. The head is saved beside the adapter as
 peft's `modules_to_save`.
+
+The model is changed by peft's tuner class itself, which is kept: methods such as VeRA and VB-LoRA hold tensors that
+several modules share, and those are saved from there.
 """
 
 from __future__ import annotations
@@ -70,6 +73,15 @@ def find_targets(backbone: Backbone, words: list[str]) -> dict[str, torch.nn.Mod
     return {n: m for n, m in everything.items() if n in chosen}
 
 
+class Shell(torch.nn.Module):
+    """The module tree of a `PeftModel` (`base_model.model.*` and what the tuner shares), for peft's own state functions."""
+
+    def __init__(self, tuner: Any) -> None:
+        super().__init__()
+        self.base_model = tuner
+        self.peft_config = tuner.peft_config
+
+
 class PeftTechnique(Technique):
     """Attach, save and load through peft; subclasses say which configuration."""
 
@@ -81,11 +93,13 @@ class PeftTechnique(Technique):
 
     def attach(self, backbone: Backbone) -> None:
         """Inject, then freeze everything but the adapter and the head."""
-        from peft import inject_adapter_in_model
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         self.config = self.peft_config(backbone)
         try:
-            inject_adapter_in_model(self.config, backbone.model, adapter_name=ADAPTER)
+            self.tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[self.config.peft_type](
+                backbone.model, self.config, adapter_name=ADAPTER
+            )
         except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
             raise TechniqueError(f"`{self.name}` cannot act on {type(backbone.model).__name__}: {error}") from error
         for name, parameter in backbone.model.named_parameters():
@@ -97,8 +111,7 @@ class PeftTechnique(Technique):
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        state = get_peft_model_state_dict(backbone.model, adapter_name=ADAPTER, save_embedding_layers=False)
-        tensors = {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+        tensors = get_peft_model_state_dict(Shell(self.tuner), adapter_name=ADAPTER, save_embedding_layers=False)
         tensors |= {f"{PREFIX}{name}": parameter for name, parameter in backbone.head_parameters()}
         config = deepcopy(self.config)
         config.base_model_name_or_path = base_path
@@ -118,20 +131,25 @@ class PeftTechnique(Technique):
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        saved = {n.removeprefix(PREFIX): t for n, t in load_file(str(folder / "adapter_model.safetensors")).items()}
-        head = {n: t for n, t in saved.items() if backbone.in_head(n)}
+        saved = load_file(str(folder / "adapter_model.safetensors"))
+        head = {n.removeprefix(PREFIX): t for n, t in saved.items() if backbone.in_head(n.removeprefix(PREFIX))}
         own = dict(backbone.model.named_parameters())
         load_tensors(own, head, {n for n, _ in backbone.head_parameters()}, folder)
         try:
             result: Any = set_peft_model_state_dict(
-                backbone.model, {n: t for n, t in saved.items() if n not in head}, adapter_name=ADAPTER
+                Shell(self.tuner),
+                {n: t for n, t in saved.items() if n.removeprefix(PREFIX) not in head},
+                adapter_name=ADAPTER,
             )
         except (RuntimeError, KeyError, ValueError) as error:
             raise ArtifactError(
                 f"the adapter in `{folder}` does not fit this model: {str(error).splitlines()[-1].strip()}"
             ) from error
-        learned = {n for n, p in own.items() if p.requires_grad and not backbone.in_head(n)}
-        missing = learned & set(result.missing_keys)
+        # A tensor that modules share has many names; one of them is enough.
+        absent = set(result.missing_keys)
+        named = Shell(self.tuner).named_parameters(remove_duplicate=False)
+        loaded = {id(p) for n, p in named if n not in absent}
+        missing = {n for n, p in own.items() if p.requires_grad and not backbone.in_head(n) and id(p) not in loaded}
         if missing or result.unexpected_keys:
             name = min(missing) if missing else result.unexpected_keys[0]
             raise ArtifactError(
