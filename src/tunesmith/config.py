@@ -114,13 +114,13 @@ class CompareConfig(RunConfig):
     """One comparison: a run's settings shared by several techniques and seeds."""
 
     techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
-    baselines: list[str] = Field(default_factory=lambda: ["majority", "tfidf", "linear-probe"])
+    baselines: list[str] | None = Field(None, description="default: every baseline that knows the task")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
 
     @field_validator("techniques", "baselines", "seeds")
     @classmethod
-    def _once(cls, value: list[Any]) -> list[Any]:
-        twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
+    def _once(cls, value: list[Any] | None) -> list[Any] | None:
+        twice = next((item for i, item in enumerate(value or []) if item in (value or [])[:i]), None)
         if twice is not None:  # it would count twice in means and intervals
             raise ValueError(f"`{twice}` is named twice; name it once")
         return value

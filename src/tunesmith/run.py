@@ -139,7 +139,7 @@ class Run:
         from tunesmith.evaluation.evaluate import evaluate
 
         return evaluate(
-            model, self.task, self.encoded[role], batch_size=self.config.eval_batch_size, device=self.device,
+            model, self.task, self.roles[role].table, self.encoded[role], batch_size=self.config.eval_batch_size, device=self.device,
             pad_id=self.loaded.tokenizer.pad_token_id, title=title,
         )  # fmt: skip
 
@@ -169,7 +169,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     # What is measured is what was kept: the artifact, opened again on the base as it is on disk.
     model = open_artifact(folder / "artifact").loaded.model.to(run.device)
     scored = run.measure(model, "eval", "after")
-    write_predictions(folder, run.task, scored)
+    write_predictions(folder, scored)
     del model
     gc.collect()
     verification = verify_run(folder)
@@ -229,8 +229,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     source = locate(config.model)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     loaded = load_model(
-        source, tokenizer, task.auto_class, task.config_overrides(), reads=task.reads, seed=config.seed,
-        trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
+        source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
     )  # fmt: skip
     loaded.model.to(device)
     max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
@@ -314,6 +313,9 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         if stand_in is not None:
             stand_in.remove()
     masters.finish()
+    if run.task.chooses(run.roles.train):
+        found = run.measure(loaded.model, "validation", "validation")
+        run.task.tune(found.answers, run.roles.validation.table)
     notes = {"dtype": kind, "learning_rate": rate}
     artifacts.save(run.folder / "artifact", loaded, run.task, technique, config, run.max_length, notes)
     return {

@@ -92,14 +92,9 @@ def resolved(config: RunConfig) -> RunConfig:
     return plain
 
 
-def write_predictions(folder: Path, task: Any, scored: Any) -> None:
+def write_predictions(folder: Path, scored: Any) -> None:
     """predictions.jsonl: what the reloaded artifact says of every eval row."""
-    import numpy as np
-
-    lines = [
-        json.dumps({**task.present(p, s), "raw": np.asarray(s).tolist()}, ensure_ascii=False)
-        for p, s in zip(scored.predicted, scored.scores, strict=True)
-    ]
+    lines = [json.dumps({**a.shown, "raw": list(a.numbers)}, ensure_ascii=False) for a in scored.answers]
     write_text(folder / "predictions.jsonl", "".join(line + "\n" for line in lines))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.batching import WINDOW, BatchOrder, by_length
+from tunesmith.data.batching import BatchOrder, by_length, passes
 
 
 def lengths_of(count: int, seed: int = 0) -> np.ndarray:
@@ -64,14 +66,42 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats(buckets: bool) -> Non
 def test_buckets_cut_padding_on_lengths_of_real_text() -> None:
     lengths = lengths_of(4000)
     plain = padding(BatchOrder(lengths, 16, 0, buckets=False).epoch(0), lengths)
-    buckets = padding(BatchOrder(lengths, 16, 0, buckets=True).epoch(0), lengths)
+    batches = BatchOrder(lengths, 16, 0, buckets=True).epoch(0)
+    cut = [batch[places] for batch in batches for places in passes(lengths[batch], 128, 16)]
     assert plain > 0.4, "the lengths of this test must have something to save"
-    assert buckets < 0.1
+    assert padding(batches, lengths) < 0.75 * plain
+    assert padding(cut, lengths) < 0.15
+    assert len(cut) < 2 * len(batches), "passes cost time too"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(0, 80), st.integers(1, 7))
+def test_passes_are_the_cheapest_cut(lengths: list[int], overhead: int, most: int) -> None:
+    """Against every way to cut the rows, sorted by length, into contiguous passes."""
+    found = passes(np.asarray(lengths), overhead, most)
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
+    assert max(map(len, found)) <= most
+
+    def cost(cut: list[list[int]]) -> int:
+        return sum(max(part) * len(part) + overhead for part in cut)
+
+    ordered = sorted(lengths, reverse=True)
+    cuts = []
+    for marks in itertools.product((False, True), repeat=len(ordered) - 1):
+        parts = [[ordered[0]]]
+        for length, new in zip(ordered[1:], marks, strict=True):
+            if new:
+                parts.append([length])
+            else:
+                parts[-1].append(length)
+        if max(map(len, parts)) <= most:
+            cuts.append(parts)
+    assert cost([[lengths[i] for i in part] for part in found]) == min(map(cost, cuts))
 
 
 def test_buckets_stay_random() -> None:
     """Batches are not served in order of length, and a row has other company in every epoch."""
-    lengths = lengths_of(16 * WINDOW)
+    lengths = lengths_of(16 * 50)
     order = BatchOrder(lengths, 16, 0)
     means = [float(lengths[batch].mean()) for batch in order.epoch(0)]
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4  # 3 standard errors with 50 batches

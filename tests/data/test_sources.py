@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.cache import store
-from tunesmith.data import sources
+from tunesmith.data import formats, sources
 from tunesmith.errors import DataError, SaveError
 
+COLUMN_FILES = (".conll", ".bio", ".iob", ".iob2")
 VIETNAMESE = "Phim này dở quá, không đáng xem đâu"
 ROWS = [
     {"text": "plain", "label": "good"},
@@ -53,7 +54,7 @@ def read(path: Path | str, columns: dict[str, str] | None = None) -> list[dict[s
     return sources.read(str(path), columns or {}, ("text", "label"), ("text_pair",)).table.to_list()
 
 
-@pytest.mark.parametrize("ending", sorted(sources.READERS))
+@pytest.mark.parametrize("ending", sorted(set(formats.READERS) - set(COLUMN_FILES)))
 def test_every_format_gives_the_same_rows(ending: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / f"rows{ending}")) == ROWS
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from datasets import Dataset
@@ -134,6 +134,11 @@ def test_validation_is_cut_only_from_training_rows_when_eval_is_given() -> None:
 
 class _Task:
     required, optional, inputs = ("text", "label"), ("text_pair",), INPUTS
+    synonyms: ClassVar[dict[str, tuple[str, ...]]] = {}
+    plain_text = None
+
+    def chooses(self, train: Any) -> bool:
+        return False
 
 
 def _file(path: Path, rows: Sequence[dict[str, Any]]) -> str:

@@ -66,7 +66,9 @@ def test_new_pooler_belongs_to_the_head(tmp_path: Path) -> None:
     """A masked-LM checkpoint has no pooler: what classification makes anew learns with the head."""
     from transformers import AutoModelForMaskedLM, BertConfig
 
+    from tunesmith import registry
     from tunesmith.models.load import load_model, load_tokenizer, locate
+    from tunesmith.tasks.text_classification import TextClassificationOptions
     from tunesmith.testing.models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(True)
@@ -76,9 +78,9 @@ def test_new_pooler_belongs_to_the_head(tmp_path: Path) -> None:
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     source = locate(str(tmp_path))
-    loaded = load_model(
-        source, load_tokenizer(source), "AutoModelForSequenceClassification", {"num_labels": 2}, reads="sequence"
-    )
+    task = registry.load("task", "text-classification")(TextClassificationOptions())
+    task.labels, task.problem = ["a", "b"], "single-label"
+    loaded = load_model(source, load_tokenizer(source), task)
     assert loaded.backbone.head_names == ("bert.pooler", "classifier")
 
 

@@ -51,7 +51,10 @@ def batch_of(
     task: TextClassification, rows: Rows, max_length: int = 32, tokenizer: Any = None
 ) -> dict[str, torch.Tensor]:
     tokenizer = tokenizer or tiny_tokenizer(segments=True)
-    return task.collate(list(task.encode(rows.table.to_list(), tokenizer, max_length)), tokenizer.pad_token_id)
+    return task.collate(
+        [f for several in task.encode(rows.table.to_list(), tokenizer, max_length) for f in several],
+        tokenizer.pad_token_id,
+    )
 
 
 # ---- what the labels say
@@ -177,7 +180,7 @@ def test_a_pair_counts_wherever_it_stands() -> None:
     plain, pair = {"text": "good"}, {"text": "bad", "text_pair": "the book"}
     for rows in ([plain, pair], [pair, plain]):
         lengths = {
-            row["text"]: len(f["input_ids"]) for row, f in zip(rows, task.encode(rows, tokenizer, 32), strict=True)
+            row["text"]: len(f[0]["input_ids"]) for row, f in zip(rows, task.encode(rows, tokenizer, 32), strict=True)
         }
         assert lengths["bad"] == 6
 
@@ -261,7 +264,7 @@ def test_the_loss_is_transformers_own(problem: str, kind: str, models: Path) -> 
     assert task.problem == problem
     source = locate(str(tiny_model(kind, models / kind)))
     tokenizer = load_tokenizer(source)
-    loaded = load_model(source, tokenizer, task.auto_class, task.config_overrides(), reads="sequence")
+    loaded = load_model(source, tokenizer, task)
     batch = batch_of(task, rows, tokenizer=tokenizer)
     with torch.no_grad():
         outputs = loaded.model(**task.model_inputs(batch), labels=batch["labels"])
@@ -277,36 +280,52 @@ def test_scores_do_not_depend_on_the_batch(models: Path) -> None:
     task.fit(rows)
     source = locate(str(tiny_model("bert", models / "bert")))
     tokenizer = load_tokenizer(source)
-    loaded = load_model(source, tokenizer, task.auto_class, task.config_overrides(), reads="sequence")
+    loaded = load_model(source, tokenizer, task)
     encoded = encode(task, rows, tokenizer, pick_max_length(None, task.default_max_length, loaded))
     found = [
         evaluate(
-            loaded.model, task, encoded, batch_size=size, device=torch.device("cpu"), pad_id=tokenizer.pad_token_id
+            loaded.model,
+            task,
+            rows.table,
+            encoded,
+            batch_size=size,
+            device=torch.device("cpu"),
+            pad_id=tokenizer.pad_token_id,
         )
         for size in (1, 5, 12)
     ]
     for other in found[1:]:
-        np.testing.assert_allclose(other.scores, found[0].scores, atol=1e-5)
+        for one, same in zip(other.answers, found[0].answers, strict=True):
+            np.testing.assert_allclose(one.numbers, same.numbers, atol=1e-5)
         assert other.metrics == pytest.approx(found[0].metrics, abs=1e-5)
 
 
 # ---- predictions
 
 
+def shown_by(task: TextClassification, value: Any, score: Any) -> dict[str, Any]:
+    return task.join([(value, score)], {}).shown
+
+
+def read(task: TextClassification, logits: torch.Tensor) -> tuple[list[Any], list[Any]]:
+    values, scores = zip(*task.read(None, _Outputs(logits), {}, []), strict=True)
+    return [np.asarray(v).tolist() for v in values], list(scores)
+
+
 def test_labels_come_back_as_what_they_were() -> None:
-    assert fitted([3, 7]).present(1, 0.9) == {"prediction": 7, "score": 0.9}
-    assert fitted(["3", "7"]).present(1, 0.9)["prediction"] == "7"
-    assert fitted(["n", "p"]).present(0, 0.5)["prediction"] == "n"
-    assert fitted([0.5, 1.5]).present(np.float32(2.5), np.float32(2.5)) == {"prediction": 2.5}
+    assert shown_by(fitted([3, 7]), 1, 0.9) == {"prediction": 7, "score": 0.9}
+    assert shown_by(fitted(["3", "7"]), 1, 0.9)["prediction"] == "7"
+    assert shown_by(fitted(["n", "p"]), 0, 0.5)["prediction"] == "n"
+    assert shown_by(fitted([0.5, 1.5]), np.float32(2.5), np.float32(2.5)) == {"prediction": 2.5}
     multi = fitted([[3], [5], [9]])
-    shown = multi.present(np.asarray([1, 0, 1]), np.asarray([0.9, 0.1, 0.6]))
+    shown = shown_by(multi, np.asarray([1, 0, 1]), np.asarray([0.9, 0.1, 0.6]))
     assert shown["prediction"] == [3, 9]
     assert list(shown["score"]) == ["3", "5", "9"]
 
 
 def test_decoding_gives_the_most_likely_label_and_its_probability() -> None:
-    predicted, score = fitted(["a", "b", "c"]).decode(_Outputs(LOGITS), {})
-    assert predicted.tolist() == [0, 0, 1]
+    predicted, score = read(fitted(["a", "b", "c"]), LOGITS)
+    assert predicted == [0, 0, 1]
     p = torch.softmax(LOGITS, -1).max(-1).values
     np.testing.assert_allclose(score, p.numpy(), rtol=1e-6)
 
@@ -314,19 +333,24 @@ def test_decoding_gives_the_most_likely_label_and_its_probability() -> None:
 def test_the_threshold_decides_which_labels_of_a_row_are_predicted() -> None:
     logits = torch.tensor([[-1.0, 0.0, 1.0]])  # probabilities 0.27, 0.5, 0.73
     labels: list[Any] = [["a"], ["b"], ["c"]]
-    assert fitted(labels).decode(_Outputs(logits), {})[0].tolist() == [[0, 1, 1]]
-    assert fitted(labels, threshold=0.2).decode(_Outputs(logits), {})[0].tolist() == [[1, 1, 1]]
-    assert fitted(labels, threshold=0.7).decode(_Outputs(logits), {})[0].tolist() == [[0, 0, 1]]
+    assert read(fitted(labels), logits)[0] == [[0, 1, 1]]
+    assert read(fitted(labels, threshold=0.2), logits)[0] == [[1, 1, 1]]
+    assert read(fitted(labels, threshold=0.7), logits)[0] == [[0, 0, 1]]
 
 
 # ---- metrics
 
 
+def add(metric: Any, predicted: Any, true: Any) -> None:
+    for one, other in zip(predicted, true, strict=True):
+        metric.update(one, other)
+
+
 def test_single_label_metrics_by_hand() -> None:
     """Two labels. true 1 1 1 0, predicted 1 1 0 1: tp 2, fp 1, fn 1, tn 0."""
     metric = SingleLabel()
-    metric.update(np.asarray([1, 1]), np.asarray([1, 1]))
-    metric.update(np.asarray([0, 1]), np.asarray([1, 0]))
+    add(metric, np.asarray([1, 1]), np.asarray([1, 1]))
+    add(metric, np.asarray([0, 1]), np.asarray([1, 0]))
     found = metric.compute()
     assert found["accuracy"] == 0.5
     assert found["f1_macro"] == pytest.approx((2 * 2 / (2 * 2 + 1 + 1) + 0) / 2)
@@ -336,7 +360,7 @@ def test_single_label_metrics_by_hand() -> None:
 def test_multi_label_metrics_by_hand() -> None:
     """Label 0: tp 2 fp 0 fn 0; label 1: tp 0 fp 1 fn 1. One row of three is exactly right."""
     metric = MultiLabel()
-    metric.update(np.asarray([[1, 0], [1, 1], [0, 0]]), np.asarray([[1, 0], [1, 0], [0, 1]]))
+    add(metric, np.asarray([[1, 0], [1, 1], [0, 0]]), np.asarray([[1, 0], [1, 0], [0, 1]]))
     found = metric.compute()
     assert found["accuracy"] == pytest.approx(1 / 3)
     assert found["f1_macro"] == pytest.approx(0.5)
@@ -344,8 +368,8 @@ def test_multi_label_metrics_by_hand() -> None:
 
 def test_regression_metrics_by_hand() -> None:
     metric = Regression()
-    metric.update(np.asarray([1.0, 2.0]), np.asarray([1.0, 4.0]))
-    metric.update(np.asarray([3.0]), np.asarray([9.0]))
+    add(metric, np.asarray([1.0, 2.0]), np.asarray([1.0, 4.0]))
+    add(metric, np.asarray([3.0]), np.asarray([9.0]))
     found = metric.compute()
     assert found["spearman"] == pytest.approx(1.0)
     assert found["pearson"] == pytest.approx(8 / math.sqrt(2 * 98 / 3))  # cov 8 over spreads 2 and 98/3
@@ -355,7 +379,7 @@ def test_regression_metrics_by_hand() -> None:
 def test_a_constant_side_correlates_with_nothing(side: str) -> None:
     metric = Regression()
     pair = (np.asarray([1.0, 2.0]), np.asarray([5.0, 5.0]))
-    metric.update(*(pair if side == "true" else pair[::-1]))
+    add(metric, *(pair if side == "true" else pair[::-1]))
     assert metric.compute() == {"pearson": 0.0, "spearman": 0.0}
 
 
@@ -365,7 +389,7 @@ def test_metrics_agree_with_a_second_library(seed: int, classes: int, rows: int)
     generator = np.random.default_rng(seed)
     true, predicted = generator.integers(0, classes, rows), generator.integers(0, classes, rows)
     metric = SingleLabel()
-    metric.update(predicted, true)
+    add(metric, predicted, true)
     found, a, b = metric.compute(), torch.from_numpy(predicted), torch.from_numpy(true)
     assert found["accuracy"] == pytest.approx(float(tmc.multiclass_accuracy(a, b, classes, average="micro")), abs=1e-6)
     seen = set(true) | set(predicted)
@@ -376,7 +400,7 @@ def test_metrics_agree_with_a_second_library(seed: int, classes: int, rows: int)
 
     cells = [(generator.random((rows, classes)) < 0.5).astype(np.int64) for _ in range(2)]
     many = MultiLabel()
-    many.update(*cells)
+    add(many, *cells)
     found, (a, b) = many.compute(), map(torch.from_numpy, cells)
     assert found["accuracy"] == pytest.approx(float(tmc.multilabel_exact_match(a, b, classes)), abs=1e-6)
     assert found["f1_macro"] == pytest.approx(float(tmc.multilabel_f1_score(a, b, classes, average="macro")), abs=1e-6)
@@ -384,7 +408,7 @@ def test_metrics_agree_with_a_second_library(seed: int, classes: int, rows: int)
 
     x, y = generator.standard_normal((2, rows))
     numbers = Regression()
-    numbers.update(x, y)
+    add(numbers, x, y)
     found, a, b = numbers.compute(), torch.from_numpy(x), torch.from_numpy(y)
     assert found["pearson"] == pytest.approx(float(tmr.pearson_corrcoef(a, b)), abs=1e-6)
     assert found["spearman"] == pytest.approx(float(tmr.spearman_corrcoef(a, b)), abs=1e-5)
@@ -421,7 +445,7 @@ def test_a_python_tokenizer_works_like_a_fast_one(tmp_path: Path) -> None:
     assert [len(encoded[i]["input_ids"]) for i in range(2)] == [9, 12]
     assert encoded[0]["input_ids"][-1] == tokenizer.eos_token_id
     assert encoded[1]["input_ids"][-1] == tokenizer.eos_token_id, "a cut row keeps its end mark"
-    pairs = list(task.encode([{"text": "a", "text_pair": "b"}], tokenizer, 12))
+    pairs = [f for fs in task.encode([{"text": "a", "text_pair": "b"}], tokenizer, 12) for f in fs]
     assert len(pairs[0]["input_ids"]) == 4
 
 

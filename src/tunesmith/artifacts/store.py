@@ -167,10 +167,7 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     whole = info["format"] == "model"
     source = own if whole else _base(info)
     tokenizer = load_tokenizer(own, trust_remote_code=trust)
-    loaded = load_model(
-        source, tokenizer, task.auto_class, task.config_overrides(), reads=task.reads, dtype=dtype, trust_remote_code=trust,
-        seed=int(info["seed"]),
-    )  # fmt: skip
+    loaded = load_model(source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=int(info["seed"]))
     if not whole:
         if info["head"] != list(loaded.backbone.head_names):
             raise ArtifactError(

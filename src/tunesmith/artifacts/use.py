@@ -54,6 +54,7 @@ class Artifact:
         return evaluate(
             self.model,
             self.task,
+            rows.table,
             encoded,
             batch_size=self.batch_size,
             device=self.device,
@@ -63,7 +64,7 @@ class Artifact:
 
     def evaluate(self, data: Any, columns: Mapping[str, str] | None = None) -> dict[str, float]:
         """Metrics on a data file, asset or Python objects."""
-        rows = _read(data, columns or {}, self.task.required, self.task.optional)
+        rows = _read(data, columns or {}, self.task)
         self.task.check(rows, "eval")
         return self.score(rows).metrics
 
@@ -71,21 +72,15 @@ class Artifact:
         """Each row with `prediction` and `score` added, in order."""
         if not rows:
             return []
-        features = list(
-            self.task.encode(
-                [_inputs(row, self.task, i) for i, row in enumerate(rows)],
-                self.tokenizer,
-                int(self.opened.info["max_length"]),
-            )
-        )
+        asked = [_inputs(row, self.task, i) for i, row in enumerate(rows)]
+        encoded = self.task.encode(asked, self.tokenizer, int(self.opened.info["max_length"]))
+        features = [{**feature, "row": i} for i, several in enumerate(encoded) for feature in several]
         columns = {name: _Listed([f[name] for f in features]) for name in features[0]}
         scored = evaluate(
-            self.model, self.task, RaggedRows(columns), batch_size=self.batch_size, device=self.device, pad_id=self.tokenizer.pad_token_id,
-            title="predict",
+            self.model, self.task, asked, RaggedRows(columns), batch_size=self.batch_size, device=self.device,
+            pad_id=self.tokenizer.pad_token_id, title="predict",
         )  # fmt: skip
-        return [
-            {**row, **self.task.present(p, s)} for row, p, s in zip(rows, scored.predicted, scored.scores, strict=True)
-        ]
+        return [{**row, **answer.shown} for row, answer in zip(rows, scored.answers, strict=True)]
 
 
 class _Listed(RaggedColumn):
@@ -108,23 +103,23 @@ class _Listed(RaggedColumn):
 
 
 def _inputs(row: Mapping[str, Any], task: Any, index: int) -> dict[str, Any]:
-    needed = [name for name in task.required if name in task.inputs]
+    needed = [name for name in task.required if name not in task.targets]
     for name in needed:
         if row.get(name) is None:
             have = ", ".join(f"`{n}`" for n in row) or "nothing"
             raise DataError(
                 f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`."
             )
-    return {name: row[name] for name in task.inputs if row.get(name) is not None or name in row}
+    return {name: row[name] for name in (*task.required, *task.optional) if name in row and name not in task.targets}
 
 
-def _read(data: Any, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> sources.Rows:
+def _read(data: Any, columns: Mapping[str, str], task: Any) -> sources.Rows:
     if isinstance(data, (str, Path)):
-        return sources.read(str(data), columns, required, optional)
+        return sources.read(str(data), columns, task.required, task.optional, task.synonyms, task.plain_text)
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        return sources.read(str(sources.write_objects(data, Path(folder) / "rows.jsonl")), columns, required, optional)
+        return _read(sources.write_objects(data, Path(folder) / "rows.jsonl"), columns, task)
 
 
 def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", batch_size: int = 64) -> Artifact:
@@ -143,13 +138,14 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", ba
 
 def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Rows of a file with predictions, block by block, in order; other columns are kept."""
-    table, _ = sources.open_table(data)
-    needed = [name for name in artifact.task.required if name in artifact.task.inputs]
-    there = {
-        n: c for n, c in columns.items() if n not in artifact.task.required or n in needed
-    }  # targets need not be there
-    sources.rename(table, data, there, needed, [n for n in artifact.task.optional if n in columns])
-    names = {columns.get(n, n): n for n in (*needed, *artifact.task.optional)}
+    task = artifact.task
+    table, _ = sources.open_table(data, task.plain_text)
+    needed = [name for name in task.required if name not in task.targets]
+    optional = [name for name in task.optional if name not in task.targets]
+    there = {n: c for n, c in columns.items() if n not in task.targets}  # targets need not be there
+    there = sources.with_synonyms(table.column_names, there, (*needed, *optional), task.synonyms)
+    sources.rename(table, data, there, needed, [n for n in optional if n in there])
+    names = {there.get(n, n): n for n in (*needed, *optional)}
     for start in range(0, len(table), BLOCK):
         block = table[start : start + BLOCK]
         records = [dict(zip(map(str, block), values, strict=True)) for values in zip(*block.values(), strict=True)]

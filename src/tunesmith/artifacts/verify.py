@@ -14,7 +14,6 @@ from tunesmith.config import RunConfig, build, read_file
 from tunesmith.data.splits import load_roles
 from tunesmith.errors import VerificationError
 
-ROWS = 1000  # at most this many eval rows are scored again
 BOUND = 1e-4  # largest difference of a score; fp32 sums in another batch order differ by about 1e-6
 
 
@@ -56,12 +55,11 @@ def rescore(payload: dict[str, Any]) -> dict[str, Any]:
     config = build(RunConfig, read_file(folder / "config.yaml"))
     artifact = load(folder / "artifact", device=config.device, batch_size=config.eval_batch_size)
     roles = load_roles(config, artifact.task)
-    rows = roles.eval.select(range(min(ROWS, len(roles.eval))), "verify")
+    rows = roles.eval.select(range(min(artifact.task.verify_rows, len(roles.eval))), "verify")
     scored = artifact.score(rows, title="verify")
-    shown = [artifact.task.present(p, s)["prediction"] for p, s in zip(scored.predicted, scored.scores, strict=True)]
     return {
         "rows": len(rows),
-        "predictions": shown,
-        "raw": [np.asarray(s).tolist() for s in scored.scores],
+        "predictions": [answer.shown["prediction"] for answer in scored.answers],
+        "raw": [list(answer.numbers) for answer in scored.answers],
         "metrics": scored.metrics,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,19 +20,19 @@ class Guess:
 
     Attributes:
         values: one per eval row, as the task's metric takes them (label index, 0/1 vector, number).
-        probabilities: [rows, labels] where it has them, for the loss; None for regression.
+        loss: mean over supervised units of the eval rows.
         parameters: how many numbers it learned.
         seconds: time to learn them.
     """
 
-    values: np.ndarray[Any, Any]
-    probabilities: np.ndarray[Any, Any] | None = None
+    values: Sequence[Any] | np.ndarray[Any, Any]
+    loss: float
     parameters: int = 0
     seconds: float = 0.0
 
 
 class Baseline(ABC):
-    """A simple predictor without fine-tuning."""
+    """A simple predictor without fine-tuning, for the tasks that it names."""
 
     family: ClassVar[str] = "baseline"
     Options: ClassVar[type[Options]] = Options
@@ -57,15 +58,13 @@ def texts(table: Any) -> list[str]:
     return [str(text) for text in table["text"]]
 
 
-def fit_linear(
-    task: Any, features: Any, labels: np.ndarray[Any, Any], others: Any, strength: float, seed: int
-) -> Guess:
+def fit_linear(task: Any, roles: Roles, features: Any, others: Any, strength: float, seed: int) -> Guess:
     """A linear model on fixed features: logistic regression, one per label, or ridge regression.
 
     Args:
         task: says which kind of problem it is, and the threshold of several labels.
+        roles: for the labels.
         features: training rows, [rows, width], dense or sparse.
-        labels: from `targets`.
         others: eval rows, [rows, width].
         strength: inverse of the L2 penalty (scikit-learn's C).
         seed: for the solver.
@@ -75,32 +74,32 @@ def fit_linear(
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
+    labels, truth = targets(task, roles.train.table), targets(task, roles.eval.table)
     started, problem = time.perf_counter(), task.problem
     if problem == "regression":
         ridge = Ridge(alpha=1.0 / strength).fit(features, labels)
-        return Guess(ridge.predict(others), None, ridge.coef_.size + 1, time.perf_counter() - started)
+        numbers = ridge.predict(others)
+        loss = loss_of(problem, numbers, None, truth)
+        return Guess(numbers, loss, ridge.coef_.size + 1, time.perf_counter() - started)
     if problem == "multi-label":
         many = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000, random_state=seed)).fit(
             features, labels
         )
         probability = many.predict_proba(others)
         size = sum(e.coef_.size + 1 for e in many.estimators_ if hasattr(e, "coef_"))
-        return Guess(
-            (probability >= task.options.threshold).astype(np.int64), probability, size, time.perf_counter() - started
-        )
+        chosen = (probability >= task.options.threshold).astype(np.int64)
+        return Guess(chosen, loss_of(problem, chosen, probability, truth), size, time.perf_counter() - started)
     one = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features, labels)
     probability = one.predict_proba(others)
-    return Guess(
-        probability.argmax(1), probability, one.coef_.size + one.intercept_.size, time.perf_counter() - started
-    )
+    chosen, size = probability.argmax(1), one.coef_.size + one.intercept_.size
+    return Guess(chosen, loss_of(problem, chosen, probability, truth), size, time.perf_counter() - started)
 
 
-def loss_of(problem: str, guess: Guess, truth: np.ndarray[Any, Any]) -> float:
-    """The task's loss on a baseline's predictions: cross-entropy with probabilities kept above 1e-7, or squared error."""
+def loss_of(problem: str, values: Any, probabilities: Any, truth: np.ndarray[Any, Any]) -> float:
+    """The classification loss on a baseline's predictions: cross-entropy with probabilities kept above 1e-7, or squared error."""
     if problem == "regression":
-        return float(np.mean((guess.values - truth) ** 2))
-    assert guess.probabilities is not None
-    sure = np.clip(guess.probabilities, 1e-7, 1 - 1e-7)
+        return float(np.mean((values - truth) ** 2))
+    sure = np.clip(probabilities, 1e-7, 1 - 1e-7)
     if problem == "multi-label":
         return float(-np.mean(truth * np.log(sure) + (1 - truth) * np.log(1 - sure)))
     return float(-np.mean(np.log(sure[np.arange(len(truth)), truth])))

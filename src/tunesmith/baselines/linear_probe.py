@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from tunesmith.baselines._base import Baseline, Guess, fit_linear, targets
+from tunesmith.baselines._base import Baseline, Guess, fit_linear
 from tunesmith.config import Options as BaseOptions
 from tunesmith.config import RunConfig
 from tunesmith.data.sources import Rows
@@ -39,8 +39,7 @@ class LinearProbe(Baseline):
         source = locate(config.model)
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
         loaded = load_model(
-            source, tokenizer, task.auto_class, task.config_overrides(), reads=task.reads, seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
+            source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
         kind = "last" if loaded.backbone.kind == "decoder" else "mean"
         device = torch.device("cuda" if torch.cuda.is_available() and config.device in ("auto", "cuda") else "cpu")
@@ -52,7 +51,7 @@ class LinearProbe(Baseline):
             from tunesmith.models.load import pick_max_length
 
             encoded = encode(task, rows, tokenizer, pick_max_length(config.max_length, task.default_max_length, loaded))
-            found: list[Any] = [None] * len(encoded)
+            found: list[Any] = [None] * len(rows)
             with torch.no_grad():
                 for indices in by_length(encoded.lengths, config.eval_batch_size):
                     batch = task.collate([encoded[int(i)] for i in indices], tokenizer.pad_token_id)
@@ -65,7 +64,7 @@ class LinearProbe(Baseline):
             return np.stack(found)
 
         train, other = features(roles.train), features(roles.eval)
-        return fit_linear(task, train, targets(task, roles.train.table), other, self.options.strength, config.seed)
+        return fit_linear(task, roles, train, other, self.options.strength, config.seed)
 
 
 def mean_or_last(states: Any, mask: Any, kind: str) -> Any:

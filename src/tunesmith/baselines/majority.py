@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tunesmith.baselines._base import Baseline, Guess, targets
+from tunesmith.baselines._base import Baseline, Guess, loss_of, targets
 from tunesmith.config import RunConfig
 from tunesmith.data.splits import Roles
 from tunesmith.tasks._base import Task
@@ -15,16 +15,15 @@ class Majority(Baseline):
 
     def predict(self, task: Task, roles: Roles, config: RunConfig) -> Guess:
         """The same for every row."""
-        labels, rows = targets(task, roles.train.table), len(roles.eval)
-        problem = task.problem  # type: ignore[attr-defined]
+        labels, truth = targets(task, roles.train.table), targets(task, roles.eval.table)
+        rows, problem = len(truth), task.problem  # type: ignore[attr-defined]
         if problem == "regression":
-            return Guess(np.full(rows, labels.mean()), None, 1)
+            numbers = np.full(rows, labels.mean())
+            return Guess(numbers, loss_of(problem, numbers, None, truth), 1)
         if problem == "multi-label":
             share = labels.mean(0)
-            return Guess(
-                np.tile((share >= task.options.threshold).astype(np.int64), (rows, 1)),
-                np.tile(share, (rows, 1)),
-                len(share),
-            )
+            chosen = np.tile((share >= task.options.threshold).astype(np.int64), (rows, 1))
+            return Guess(chosen, loss_of(problem, chosen, np.tile(share, (rows, 1)), truth), len(share))
         counts = np.bincount(labels, minlength=len(task.state_dict()["labels"]))
-        return Guess(np.full(rows, counts.argmax()), np.tile(counts / counts.sum(), (rows, 1)), len(counts))
+        chosen = np.full(rows, counts.argmax())
+        return Guess(chosen, loss_of(problem, chosen, np.tile(counts / counts.sum(), (rows, 1)), truth), len(counts))

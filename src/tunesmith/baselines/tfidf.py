@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tunesmith.baselines._base import Baseline, Guess, fit_linear, targets, texts
+from tunesmith.baselines._base import Baseline, Guess, fit_linear, texts
 from tunesmith.config import Options as BaseOptions
 from tunesmith.config import RunConfig
 from tunesmith.data.splits import Roles
@@ -36,6 +36,5 @@ class TfIdf(Baseline):
         )
         features = vectorizer.fit_transform(train)
         return fit_linear(
-            task, features, targets(task, roles.train.table), vectorizer.transform(texts(roles.eval.table)), self.options.strength,
-            config.seed,
-        )  # fmt: skip
+            task, roles, features, vectorizer.transform(texts(roles.eval.table)), self.options.strength, config.seed
+        )

@@ -94,7 +94,7 @@ def compare(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
     columns: f.Columns = None,
     techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all)")] = None,
-    baselines: Annotated[str | None, typer.Option(help="comma-separated (default majority,tfidf,linear-probe)")] = None,
+    baselines: Annotated[str | None, typer.Option(help="comma-separated (default: every one that knows the task)")] = None,
     seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
     epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None, learning_rate: f.LearningRate = None,
     max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None, max_eval_rows: f.MaxEvalRows = None,

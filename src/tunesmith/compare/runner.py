@@ -23,6 +23,7 @@ from tunesmith import processes, registry
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import SaveError, TechniqueError, TunesmithError, UserError
+from tunesmith.metrics import higher_is_better
 from tunesmith.run import materialise
 from tunesmith.run_folder import config_sha256, write_json, write_text
 
@@ -99,6 +100,12 @@ def default_techniques() -> list[str]:
     return [name for name in registry.names("technique") if name != "peft"]
 
 
+def default_baselines(task: str) -> list[str]:
+    """Every registered baseline that knows a task."""
+    wanted = registry.resolve("task", task).name
+    return [name for name in registry.names("baseline") if wanted in registry.load("baseline", name).tasks]
+
+
 def execute(config: CompareConfig, command: str | None = None, *, overwrite: bool = False) -> Comparison:
     """Run what is missing, aggregate everything, write results and report."""
     folder = Path(config.output or "runs/comparison")
@@ -113,6 +120,8 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     quiet_libraries()
     processes.open_nursery()
+    if config.baselines is None:
+        config.baselines = default_baselines(config.task)
     identity = refuse_early(config)
     write_text(folder / "comparison.yaml", configuration.dump(config))
 
@@ -166,7 +175,7 @@ def refuse_early(config: CompareConfig) -> dict[str, Any]:
 def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunConfig]]:
     """(kind, name, configuration) of every run, baselines first; a configuration differs in technique and seed alone."""
     shared = config.model_dump(mode="json", exclude={"techniques", "baselines", "seeds", "options"})
-    for name in config.baselines:
+    for name in config.baselines or ():
         place = folder / "runs" / name / str(config.seeds[0])
         yield (
             "baseline",
@@ -295,7 +304,7 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
     return {
         "model": config.model, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
         "seeds": config.seeds, "epochs": config.epochs or (None if config.max_steps else 3.0), "max_steps": config.max_steps, "batch_size": config.batch_size,
-        "techniques": config.techniques, "baselines": config.baselines, "primary": primary, "higher_is_better": primary not in ("loss", "perplexity"),
+        "techniques": config.techniques, "baselines": config.baselines, "primary": primary, "higher_is_better": higher_is_better(primary),
         "learning_rates": "the technique's default" if config.learning_rate is None else "the same for all, given",
         "command": command or "tunesmith compare --config comparison.yaml", "versions": cost.versions(), "hardware": cost.hardware(),
         "rows": provenance.get("rows", {}), "data_sha256": provenance.get("data_sha256", {}), "model_sha256": provenance.get("model_sha256", ""),
@@ -307,7 +316,6 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     """In its own process: fit a baseline, score it as a run, write its folder."""
     import yaml
 
-    from tunesmith.baselines._base import loss_of, targets
     from tunesmith.console import set_verbosity
     from tunesmith.data.splits import load_roles
     from tunesmith.evaluation import cost
@@ -322,13 +330,14 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     task.fit(roles.train)
     task.check(roles.eval, "eval")
     baseline_class = registry.load("baseline", payload["baseline"])
-    guess = baseline_class(
-        baseline_class.Options.model_validate(payload["options"].get(payload["baseline"], {}))
-    ).predict(task, roles, config)
-    truth = targets(task, roles.eval.table)
+    baseline = baseline_class(baseline_class.Options.model_validate(payload["options"].get(payload["baseline"], {})))
+    if task.name not in baseline.tasks:
+        raise UserError(f"the baseline `{payload['baseline']}` knows {', '.join(baseline.tasks)}, not {task.name}.")
+    guess = baseline.predict(task, roles, config)
     metric = task.metric()
-    metric.update(guess.values, truth)
-    metrics = {**metric.compute(), "loss": loss_of(task.problem, guess, truth)}
+    for value, row in zip(guess.values, roles.eval.table, strict=True):
+        metric.update(value, task.truth(row))
+    metrics = {**metric.compute(), "loss": guess.loss}
     import torch
 
     result = {

@@ -1,7 +1,8 @@
 """The order of the rows: a function of seed and epoch alone, so that any position can be resumed.
 
 Length buckets: rows are shuffled, cut into windows of `WINDOW` batches, sorted by length inside a window, cut
-into batches, and the batches shuffled. Padding falls from about half of all positions to a few per cent, the
+into batches, and the batches shuffled. A batch whose lengths still differ is cut into several forward passes of like
+lengths (`passes`), which leaves its gradient what it was. Padding falls from about half of all positions to a tenth, the
 number of optimiser steps stays the same, and every row is still seen once an epoch.
 """
 
@@ -16,7 +17,9 @@ import numpy as np
 
 from tunesmith.seeding import derive
 
-WINDOW = 50  # batches per window: large enough to fill buckets, small enough that neighbours stay random
+# Batches per window. A batch of like lengths is a biased sample of the rows: with 50 batches a window (98 % of positions real
+# on short reviews) minilm lost 0.9 points of accuracy over four seeds against windows of 8 (89 %), which lose nothing.
+WINDOW = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,36 @@ class BatchOrder:
                     return
                 yield batch
                 step += 1
+
+
+def passes(lengths: np.ndarray[Any, Any], overhead: int, most: int) -> list[np.ndarray[Any, Any]]:
+    """Cut one batch into forward passes so that padding and passes together cost least.
+
+    With lengths in descending order a pass over rows i..j costs l_i (j - i) + overhead; the cheapest cut is found by
+    dynamic programming over its end.
+
+    Args:
+        lengths: tokens of the batch's rows, [rows].
+        overhead: what a pass costs beside its positions, in positions.
+        most: rows in a pass, at most.
+
+    Returns:
+        Places in the batch, one array a pass, longest rows first.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    ordered = lengths[order].astype(np.float64)
+    best = np.zeros(len(order) + 1)
+    start = np.zeros(len(order) + 1, np.int64)
+    for end in range(1, len(order) + 1):
+        starts = np.arange(max(0, end - most), end)
+        costs = best[starts] + ordered[starts] * (end - starts) + overhead
+        chosen = int(costs.argmin())
+        best[end], start[end] = costs[chosen], starts[chosen]
+    found, end = [], len(order)
+    while end > 0:
+        found.append(order[start[end] : end])
+        end = int(start[end])
+    return found[::-1]
 
 
 def by_length(lengths: np.ndarray[Any, Any], batch_size: int) -> list[np.ndarray[Any, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows, RaggedWriter, open_rows
 from tunesmith.console import progress
@@ -32,8 +34,13 @@ class Encoder(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What the task learned from its training rows."""
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
-        """Token ids and targets for each row."""
+    def encoding_key(self) -> dict[str, Any]:
+        """What else encoding depends on."""
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    ) -> Iterator[Sequence[dict[str, Any]]]:
+        """The features of each row."""
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -44,12 +51,14 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         state.pop("padding", None)
         text = json.dumps(state, sort_keys=True)
     else:
-        text = json.dumps([sorted(tokenizer.get_vocab().items()), repr(tokenizer)])
-    return hashlib.sha256(f"{type(tokenizer).__name__}{text}".encode()).hexdigest()
+        merges = getattr(tokenizer, "bpe_ranks", None) or {}
+        text = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(map(str, merges)), repr(tokenizer)])
+    sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template)
+    return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
 
 
 def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: str = "tokenise") -> RaggedRows:
-    """Token ids and targets of all rows, from the cache if they are there."""
+    """The features of all rows, from the cache if they are there; the column `row` says whose each feature is."""
 
     def make(folder: Path) -> None:
         writer = RaggedWriter(folder)
@@ -59,8 +68,9 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
                 block = rows.table[start : start + BLOCK]
                 names = list(block)
                 records = [dict(zip(names, values, strict=True)) for values in zip(*block.values(), strict=True)]
-                for features in task.encode(records, tokenizer, max_length):
-                    writer.append(features)
+                for row, features in enumerate(task.encode(records, tokenizer, max_length), start):
+                    for feature in features:
+                        writer.append({**feature, "row": np.int64(row)})
                 bar.advance(shown, len(records))
         writer.close()
 
@@ -71,6 +81,7 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
         task=task.name,
         options=task.options.model_dump(mode="json"),
         state=task.state_dict(),
+        bound=task.encoding_key(),
         max_length=max_length,
         code=task.code_version,
     )

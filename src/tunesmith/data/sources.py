@@ -6,22 +6,19 @@ the record after the header of a CSV file.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cache import store
+from tunesmith.data.formats import VERSION, endings, kind_of, records, to_arrow
 from tunesmith.errors import DataError, SaveError, nearest
 from tunesmith.seeding import derive
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-READERS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-MAX_FIELD = 32 << 20  # characters in one CSV cell; larger is damage, not data
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,14 @@ class Rows:
         )
 
 
-def read(spec: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str] = ()) -> Rows:
+def read(
+    spec: str,
+    columns: Mapping[str, str],
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+    plain: str | None = None,
+) -> Rows:
     """Read a data set and rename its columns to the task's.
 
     Args:
@@ -70,17 +74,33 @@ def read(spec: str, columns: Mapping[str, str], required: Sequence[str], optiona
         columns: task column -> the user's column.
         required: task columns that must be there and hold no null.
         optional: task columns that are taken when present.
+        synonyms: task column -> other common names, taken when the column is not there.
+        plain: how a plain text file is read ("lines", "conll"), if it can be.
 
     Raises:
         DataError: with the file and the row.
     """
-    table, sha = open_table(spec)
+    table, sha = open_table(spec, plain)
     if len(table) == 0:
         raise DataError(f"`{spec}` holds no rows; give a file with at least one row of data.")
-    table = rename(table, spec, columns, required, optional)
-    rows = Rows(table, spec, store.key_of(file=sha, columns=dict(columns), kept=table.column_names))
+    mapping = with_synonyms(table.column_names, columns, (*required, *optional), synonyms or {})
+    table = rename(table, spec, mapping, required, optional)
+    rows = Rows(table, spec, store.key_of(file=sha, columns=mapping, kept=table.column_names))
     _refuse_nulls(rows, required)
     return rows
+
+
+def with_synonyms(
+    there: Sequence[str], columns: Mapping[str, str], names: Sequence[str], synonyms: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """The column mapping, completed with other common names of columns that are not there."""
+    found = dict(columns)
+    for name in names:
+        if name not in found and name not in there:
+            other = next((o for o in synonyms.get(name, ()) if o in there and o not in found.values()), None)
+            if other:
+                found[name] = other
+    return found
 
 
 def resolve(spec: str) -> Path | None:
@@ -97,9 +117,9 @@ def resolve(spec: str) -> Path | None:
     if path.is_file():
         return path
     if path.is_dir():
-        raise DataError(f"`{spec}` is a folder; give one data file ({', '.join(sorted(READERS))}).")
+        raise DataError(f"`{spec}` is a folder; give one data file ({endings()}).")
     name = spec.partition(":")[0]
-    if path.suffix.lower() in READERS or path.is_absolute() or name.count("/") > 1 or spec.startswith(("./", "../")):
+    if kind_of(path, "lines") or path.is_absolute() or name.count("/") > 1 or spec.startswith(("./", "../")):
         raise DataError(f"there is no file `{spec}`{_similar(path)}; check the path (working folder: {Path.cwd()}).")
     return None
 
@@ -110,16 +130,14 @@ def _similar(path: Path) -> str:
     return f" (did you mean `{folder / close}`?)" if close else ""
 
 
-def open_table(spec: str) -> tuple[Dataset, str]:
+def open_table(spec: str, plain: str | None = None) -> tuple[Dataset, str]:
     """A data set with its own column names, and the hash of its content."""
     path = resolve(spec)
     if path is None:
         return _open_hub(spec)
-    kind = READERS.get(path.suffix.lower())
+    kind = kind_of(path, plain)
     if kind is None:
-        raise DataError(
-            f"`{spec}` has the ending `{path.suffix}`, which is not read; use one of {', '.join(sorted(READERS))}."
-        )
+        raise DataError(f"`{spec}` has the ending `{path.suffix}`, which is not read; use one of {endings(plain)}.")
     if path.stat().st_size == 0:
         raise DataError(f"`{spec}` is empty; give a file with at least one row of data.")
     try:
@@ -132,13 +150,13 @@ def open_table(spec: str) -> tuple[Dataset, str]:
     def make(folder: Path) -> None:
         import pyarrow as pa
 
-        table = _to_arrow(_records(path, kind, spec), spec)
+        table = to_arrow(records(path, kind, spec), spec)
         with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=1000)
 
     from datasets import Dataset
 
-    entry = store.folder("rows", store.key_of(sha=sha, kind=kind, reader=4), make)
+    entry = store.folder("rows", store.key_of(sha=sha, kind=kind, reader=VERSION), make)
     return Dataset.from_file(str(entry / "rows.arrow")), sha
 
 
@@ -155,162 +173,6 @@ def _open_hub(spec: str) -> tuple[Dataset, str]:
             "check the path, or name a hub data set as `owner/name:split`."
         ) from error
     return table, store.key_of(hub=name, split=split, fingerprint=table._fingerprint)
-
-
-def _records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
-    if kind == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            for batch in pq.ParquetFile(path).iter_batches(1000):
-                yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"`{spec}` cannot be read as parquet: {error}; write it again.") from error
-        return
-    try:
-        if kind == "jsonl":
-            yield from _jsonl(path, spec)
-        elif kind == "json":
-            yield from _json(path, spec)
-        else:
-            yield from _csv(path, spec, "\t" if kind == "tsv" else ",")
-    except UnicodeDecodeError as error:
-        line = _line_of_bad_byte(path)
-        raise DataError(
-            f"`{spec}` is not UTF-8 text (line {line}, byte 0x{error.object[error.start]:02x}); save it as UTF-8, for example "
-            f"`iconv -f WINDOWS-1258 -t UTF-8`."
-        ) from error
-
-
-def _line_of_bad_byte(path: Path) -> int:
-    number = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return number
-
-
-def _jsonl(path: Path, spec: str) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise DataError(
-                    f"`{spec}`, line {number} is not valid JSON ({error}); mend or remove that line."
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f'`{spec}`, line {number} must be an object like {{"text": ...}}, got {type(row).__name__}.'
-                )
-            yield row
-
-
-def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(
-            f"`{spec}` is not valid JSON ({error}); mend it, or name it .jsonl if it has one object a line."
-        ) from error
-    if isinstance(content, dict):
-        lists = [key for key, value in content.items() if isinstance(value, list)]
-        content = content[lists[0]] if len(lists) == 1 else content
-    if not isinstance(content, list):
-        raise DataError(f"`{spec}` must hold a list of objects, got {type(content).__name__}.")
-    for number, row in enumerate(content, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"`{spec}`, row {number} must be an object, got {type(row).__name__}.")
-        yield row
-
-
-def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(MAX_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        first = next((line for line in stream if line.strip()), "")
-        if delimiter == "," and "," not in first and ";" in first:
-            delimiter = ";"  # what spreadsheets write where the comma is the decimal mark
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)  # an open quote would swallow the rows after it
-        try:
-            header = [name.strip() for name in next((cells for cells in reader if cells), [])]
-            twice = {name for name in header if header.count(name) > 1}
-            if twice:
-                raise DataError(f"`{spec}` has the column `{min(twice)}` twice; rename one.")
-            for number, cells in enumerate(reader, 1):
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"`{spec}`, row {number} (line {reader.line_num}) has {len(cells)} cells where the header has {len(header)}; "
-                        "quote cells that contain the separator or a line break."
-                    )
-                yield dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise DataError(f"`{spec}`, line {reader.line_num} cannot be read ({error}); check its quotes.") from error
-
-
-def _to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
-    import pyarrow as pa
-
-    pieces = []
-    block: list[dict[str, Any]] = []
-    done = 0
-
-    def flush() -> None:
-        nonlocal done
-        names = list(dict.fromkeys(name for row in block for name in row))
-        arrays = []
-        for name in names:
-            values = [row.get(name) for row in block]
-            try:
-                arrays.append(pa.array(values))
-            except (OverflowError, UnicodeEncodeError) as error:
-                odd = next(i for i, value in enumerate(values) if not _fits(value))
-                raise DataError(
-                    f"`{spec}`, row {done + odd + 1}: `{name}` holds what no column can hold ({error}); mend or remove that row."
-                ) from error
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                first = next((type(v) for v in values if v is not None), None)
-                odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not first), 0)
-                raise DataError(
-                    f"`{spec}`, row {done + odd + 1}: column `{name}` holds {type(values[odd]).__name__} where earlier rows "
-                    f"hold {getattr(first, '__name__', first)}; use one type in a column."
-                ) from error
-        pieces.append(pa.table(arrays, names=names))
-        done += len(block)
-        block.clear()
-
-    for row in records:
-        block.append(row)
-        if len(block) == 10_000:
-            flush()
-    if block:
-        flush()
-    if not pieces:
-        raise DataError(f"`{spec}` holds no rows; give a file with at least one row of data.")
-    try:
-        return pa.concat_tables(pieces, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(
-            f"`{spec}`: a column changes its type between rows ({error}); use one type in a column."
-        ) from error
-
-
-def _fits(value: Any) -> bool:
-    import pyarrow as pa
-
-    try:
-        pa.array([value])
-    except (OverflowError, UnicodeEncodeError):
-        return False
-    return True
 
 
 def rename(

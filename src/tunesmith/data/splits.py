@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,12 @@ class Roles:
     validation: Rows | None
     eval: Rows
     origins: dict[str, str]
+
+    def __getitem__(self, role: str) -> Rows:
+        """The rows of a role."""
+        rows: Rows | None = getattr(self, role)
+        assert rows is not None
+        return rows
 
     def present(self) -> Iterator[tuple[str, Rows]]:
         """(role, rows) of the roles that have rows."""
@@ -104,6 +110,11 @@ class Columns(Protocol):
     required: Sequence[str]
     optional: Sequence[str]
     inputs: Sequence[str]
+    synonyms: Mapping[str, Sequence[str]]
+    plain_text: str | None
+
+    def chooses(self, train: Rows) -> bool:
+        """Whether the task itself chooses something on validation rows."""
 
 
 def load_roles(config: RunConfig, task: Columns) -> Roles:
@@ -117,11 +128,16 @@ def load_roles(config: RunConfig, task: Columns) -> Roles:
         raise ConfigError([("train", "is required: a file, a hub id (name:split) or asset:NAME.")])
 
     def read(spec: str | None) -> Rows | None:
-        return sources.read(spec, config.columns, task.required, task.optional) if spec else None
+        return (
+            sources.read(spec, config.columns, task.required, task.optional, task.synonyms, task.plain_text)
+            if spec
+            else None
+        )
 
     train = read(config.train)
     assert train is not None
-    roles = assign(train, read(config.validation), read(config.eval), task.inputs, config.training.chooses)
+    chooses = config.training.chooses or task.chooses(train)
+    roles = assign(train, read(config.validation), read(config.eval), task.inputs, chooses)
     return Roles(
         sources.subset(roles.train, config.max_train_rows, "train"),
         roles.validation,

@@ -1,7 +1,8 @@
-"""Metrics of a model on encoded rows, streamed: what is kept is a prediction a row, never the logits."""
+"""Metrics of a model on encoded rows, streamed: what is kept is an answer a row, never the logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +12,22 @@ import torch
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.console import progress
 from tunesmith.data.batching import by_length
-from tunesmith.tasks._base import Task
+from tunesmith.tasks._base import Answer, Task
 
 
 @dataclass
 class Scored:
-    """Metrics, and each row's prediction and score in the order of the rows."""
+    """Metrics, and an answer for every row in order."""
 
     metrics: dict[str, float]
-    predicted: list[Any]
-    scores: list[Any]
+    answers: list[Answer]
 
 
 def evaluate(
     model: Any,
     task: Task,
-    rows: RaggedRows,
+    table: Sequence[Any],
+    encoded: RaggedRows,
     *,
     batch_size: int,
     device: torch.device,
@@ -35,28 +36,46 @@ def evaluate(
 ) -> Scored:
     """Score a model on rows in evaluation mode; `loss` is the mean over supervised units.
 
-    Rows without labels give predictions and no metrics.
+    Args:
+        model: transformers model under the task's head.
+        task: says what is read from outputs and how a row's windows are joined.
+        table: the rows, each a mapping of columns.
+        encoded: their features; rows without labels give answers and no metrics.
+        batch_size: features in a forward pass.
+        device: where the model is.
+        pad_id: token id of padding.
+        title: of the progress bar.
     """
     metric = task.metric()
-    labelled = "labels" in rows.columns
+    labelled = "labels" in encoded.columns
+    owners = np.asarray([int(encoded.columns["row"][i]) for i in range(len(encoded))])
+    pieces = np.bincount(owners, minlength=len(table))
+    waiting: dict[int, dict[int, Any]] = {}
+    answers: list[Any] = [None] * len(table)
     total, units = 0.0, 0.0
-    predicted: list[Any] = [None] * len(rows)
-    scores: list[Any] = [None] * len(rows)
     training = model.training
     model.eval()
     with torch.no_grad(), progress() as bar:
-        shown = bar.add_task(title, total=len(rows))
-        for indices in by_length(rows.lengths, batch_size):
-            batch = {n: t.to(device) for n, t in task.collate([rows[int(i)] for i in indices], pad_id).items()}
-            outputs = model(**task.model_inputs(batch))
-            values, certainty = task.decode(outputs, batch)
+        shown = bar.add_task(title, total=len(encoded))
+        for indices in by_length(encoded.lengths, batch_size):
+            features = [encoded[int(i)] for i in indices]
+            batch = {n: t.to(device) for n, t in task.collate(features, pad_id).items()}
+            outputs = task.forward(model, batch)
             if labelled:
                 total += float(task.loss(outputs, batch))
                 units += task.units(batch)
-                metric.update(values, task.truth(batch))
-            for place, index in enumerate(indices):
-                predicted[index], scores[index] = values[place], certainty[place]
+            for index, record in zip(indices, task.read(model, outputs, batch, features), strict=True):
+                owner = int(owners[index])
+                found = waiting.setdefault(owner, {})
+                found[int(index)] = record
+                if len(found) == pieces[owner]:
+                    del waiting[owner]
+                    row = table[owner]
+                    answer = task.join([found[i] for i in sorted(found)], row)
+                    answers[owner] = answer
+                    if labelled:
+                        metric.update(answer.value, task.truth(row))
             bar.advance(shown, len(indices))
     model.train(training)
-    metrics = {**metric.compute(), "loss": total / units} if labelled and len(rows) else {}
-    return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, predicted, scores)
+    metrics = {**metric.compute(), "loss": total / units} if labelled and len(encoded) else {}
+    return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, answers)

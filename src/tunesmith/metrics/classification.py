@@ -19,19 +19,19 @@ class SingleLabel:
     """
 
     def __init__(self) -> None:
-        self.predicted: list[np.ndarray[Any, Any]] = []
-        self.true: list[np.ndarray[Any, Any]] = []
+        self.predicted: list[Any] = []
+        self.true: list[Any] = []
 
-    def update(self, predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> None:
-        """Add a batch of label indices, each [rows]."""
-        self.predicted.append(np.asarray(predicted))
-        self.true.append(np.asarray(true))
+    def update(self, predicted: Any, true: Any) -> None:
+        """Add one row: two label indices (0/1 vectors with several labels)."""
+        self.predicted.append(predicted)
+        self.true.append(true)
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything added."""
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-        true, predicted = np.concatenate(self.true), np.concatenate(self.predicted)
+        true, predicted = np.stack(self.true), np.stack(self.predicted)
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
@@ -49,7 +49,7 @@ class MultiLabel(SingleLabel):
         """The metrics over everything added."""
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-        true, predicted = np.concatenate(self.true), np.concatenate(self.predicted)
+        true, predicted = np.stack(self.true), np.stack(self.predicted)
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +36,23 @@ class Source:
     name: str
     path: str
     sha256: str
+
+
+class Head(Protocol):
+    """What opening a model needs of a task."""
+
+    @property
+    def reads(self) -> Literal["sequence", "tokens"]:
+        """What the head reads."""
+
+    def model_class(self, config: Any) -> str:
+        """A transformers class such as `AutoModelForSequenceClassification`."""
+
+    def config_overrides(self) -> dict[str, Any]:
+        """Configuration entries that the head needs."""
+
+    def bind(self, model: Any, tokenizer: Any, kind: str) -> None:
+        """Take what the task needs of the opened model."""
 
 
 @dataclass
@@ -178,10 +195,8 @@ def _unusable(source: Source, part: str, error: Exception) -> ModelError:
 def load_model(
     source: Source,
     tokenizer: Any,
-    auto_class: str,
-    overrides: dict[str, Any],
+    head: Head,
     *,
-    reads: Literal["sequence", "tokens"],
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
@@ -195,9 +210,7 @@ def load_model(
     Args:
         source: from `locate`.
         tokenizer: from `load_tokenizer`.
-        auto_class: a transformers class such as `AutoModelForSequenceClassification`.
-        overrides: configuration entries that the task sets (number of labels, ...).
-        reads: what the head reads.
+        head: the task: which class carries its head, and what the configuration needs for it.
         seed: for the head's first values.
         dtype: of the weights.
         trust_remote_code: run code from the model's folder.
@@ -212,11 +225,11 @@ def load_model(
     try:
         config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
         inner = getattr(config, "text_config", None)
-        for key, value in {**overrides, "pad_token_id": tokenizer.pad_token_id}.items():
+        for key, value in {**head.config_overrides(), "pad_token_id": tokenizer.pad_token_id}.items():
             setattr(config, key, value)
             if inner is not None and key == "pad_token_id":
                 setattr(inner, key, value)
-        model, info = getattr(transformers, auto_class).from_pretrained(
+        model, info = model_class(head.model_class(config), config).from_pretrained(
             source.path,
             config=config,
             dtype=dtype,
@@ -234,12 +247,16 @@ def load_model(
     # Names the checkpoint lacks, and those it has in another shape.
     new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     model.eval()
-    return Loaded(
-        model,
-        tokenizer,
-        Backbone(model, reads=reads, fresh=frozenset(new), tokenizer=tokenizer),
-        source,
-    )
+    backbone = Backbone(model, reads=head.reads, fresh=frozenset(new), tokenizer=tokenizer)
+    head.bind(model, tokenizer, backbone.kind)
+    return Loaded(model, tokenizer, backbone, source)
+
+
+def model_class(name: str, config: Any) -> Any:
+    """The class called `name` (`AutoModelFor...`) in transformers."""
+    import transformers
+
+    return getattr(transformers, name)
 
 
 def longest_input(config: Any, tokenizer: Any) -> int | None:

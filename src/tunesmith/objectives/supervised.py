@@ -15,4 +15,4 @@ class Supervised(Objective):
 
     def loss(self, model: Any, task: Task, batch: Batch) -> torch.Tensor:
         """One forward pass and the task's loss."""
-        return task.loss(model(**task.model_inputs(batch)), batch)
+        return task.loss(task.forward(model, batch), batch)

@@ -1,12 +1,17 @@
 """The contract of a task. A task owns everything about rows and the head, and never sees a technique.
 
-rows --fit--> labels --encode--> token ids --collate--> batch --model--> outputs --loss / metrics / decode-->
+    rows --fit--> labels --encode--> features --collate--> batch --forward--> outputs --loss
+                                                                                 |--read--> records --join--> answer a row --metric
+
+A row becomes one feature, or several where it is cut into windows; `read` takes from the model's outputs what is needed of
+each feature, and `join` makes one answer of a row's features.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -14,15 +19,35 @@ import torch
 
 from tunesmith.config import Options
 from tunesmith.data.sources import Rows
+from tunesmith.metrics import higher_is_better
 
 Batch = dict[str, torch.Tensor]
+Features = Mapping[str, Any]
+"""One encoded piece of a row: `input_ids`, targets under `labels` where the row has them, and what else the task stores."""
+IGNORED = -100
+"""The label of positions that nothing is asked of."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one row.
+
+    Attributes:
+        value: as the task's metric takes it.
+        shown: as a person or program reads it: `prediction`, and `score` or `spans`.
+        numbers: scores that a second scoring of the same artifact must repeat.
+    """
+
+    value: Any
+    shown: dict[str, Any]
+    numbers: Sequence[float] = field(default_factory=list)
 
 
 class Metric(Protocol):
-    """Streams batches of decoded values into named numbers."""
+    """Streams answers into named numbers."""
 
-    def update(self, predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> None:
-        """Add one batch."""
+    def update(self, predicted: Any, true: Any) -> None:
+        """Add one row."""
 
     def compute(self) -> dict[str, float]:
         """Metrics over everything added."""
@@ -38,19 +63,28 @@ class Task(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
     """Columns whose content says that two rows are the same."""
+    targets: ClassVar[tuple[str, ...]]
+    """Columns that hold what is to be predicted: rows to predict for need not have them."""
+    synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other common names of a column, taken when the column is not there (`messages`: `conversations`)."""
+    plain_text: ClassVar[Literal["lines", "conll"] | None] = None
+    """How a .txt file is read, where the task can use one."""
     auto_class: ClassVar[str]
     reads: ClassVar[Literal["sequence", "tokens"]]
+    """Whether the head reads one vector a row or one a token."""
     default_max_length: ClassVar[int] = 256
     code_version: ClassVar[int] = 1
     """Part of the cache key of encoded rows: raise it when `encode` changes."""
+    verify_rows: ClassVar[int] = 1000
+    """At most this many eval rows are scored again when an artifact is verified."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The registry name."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
     @property
     @abstractmethod
@@ -60,7 +94,9 @@ class Task(ABC):
     @property
     def higher_is_better(self) -> bool:
         """Direction of the primary metric."""
-        return True
+        return higher_is_better(self.primary)
+
+    # ---- what the training rows say
 
     @abstractmethod
     def fit(self, train: Rows) -> None:
@@ -70,29 +106,64 @@ class Task(ABC):
     def check(self, rows: Rows, role: str) -> None:
         """Refuse rows that do not fit what `fit` learned, naming the first of them."""
 
+    def chooses(self, train: Rows) -> bool:
+        """Whether something of the task itself is chosen on validation rows (`tune`)."""
+        return False
+
+    def tune(self, answers: Sequence[Answer], rows: Any) -> None:  # noqa: B027
+        """Choose it, from a trained model's answers to the validation rows."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What `fit` learned, as JSON."""
+        """What `fit` and `tune` learned, as JSON."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `fit` learned."""
+        """Restore what `fit` and `tune` learned."""
+
+    # ---- the model
+
+    def model_class(self, config: Any) -> str:
+        """The transformers class that carries this task's head on a model of this configuration.
+
+        Raises:
+            ModelError: the task makes no sense on such a model.
+        """
+        return self.auto_class
 
     @abstractmethod
     def config_overrides(self) -> dict[str, Any]:
         """Model configuration entries that the head needs."""
 
-    @abstractmethod
-    def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
-        """Token ids (and targets where the row has them) for each row; all arrays, keys the same for every row."""
+    def bind(self, model: Any, tokenizer: Any, kind: str) -> None:
+        """Take what encoding and decoding need of the opened model, and mend what the task needs mended there.
+
+        Args:
+            model: the transformers model.
+            tokenizer: its tokenizer.
+            kind: "encoder", "decoder" or "encoder-decoder".
+        """
+        self.tokenizer, self.kind = tokenizer, kind
+
+    def encoding_key(self) -> dict[str, Any]:
+        """What encoded rows depend on beside rows, options, state, tokenizer and length."""
+        return {}
+
+    # ---- rows to batches
 
     @abstractmethod
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_id: int) -> Batch:
-        """Pad encoded rows into one batch; targets under `labels` where the rows have them."""
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    ) -> Iterator[Sequence[dict[str, Any]]]:
+        """The features of each row, at least one; all arrays, keys the same for every feature."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features], pad_id: int) -> Batch:
+        """Pad features into one batch; targets under `labels` where the rows have them."""
 
     def model_inputs(self, batch: Batch) -> Batch:
         """The part of a batch that the model takes."""
-        return {name: value for name, value in batch.items() if name not in ("labels", "weights", "row")}
+        return {name: value for name, value in batch.items() if name not in ("labels", "weights")}
 
     @abstractmethod
     def units(self, batch: Batch) -> float:
@@ -102,37 +173,45 @@ class Task(ABC):
         window, however the window is cut into forward passes.
         """
 
+    # ---- loss, metrics, predictions
+
+    def forward(self, model: Any, batch: Batch) -> Any:
+        """Outputs whose `logits` are those that the loss is about."""
+        return model(**self.model_inputs(batch))
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The supervised loss as a sum over the batch's units, in fp32."""
 
     @abstractmethod
+    def read(self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features]) -> list[Any]:
+        """What `join` needs of each feature: a few numbers, never logits over a vocabulary."""
+
+    @abstractmethod
+    def join(self, records: Sequence[Any], row: Mapping[str, Any]) -> Answer:
+        """One answer from the records of a row's features, in their order."""
+
+    @abstractmethod
+    def truth(self, row: Mapping[str, Any]) -> Any:
+        """The target of a labelled row in the form that `metric` takes."""
+
+    @abstractmethod
     def metric(self) -> Metric:
         """A fresh accumulator of this task's metrics."""
 
-    @abstractmethod
-    def decode(self, outputs: Any, batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """(prediction, score) arrays of a batch, one entry a row."""
 
-    @abstractmethod
-    def truth(self, batch: Batch) -> np.ndarray[Any, Any]:
-        """The targets of a batch in the form that `metric` takes."""
-
-    @abstractmethod
-    def present(self, predicted: Any, score: Any) -> dict[str, Any]:
-        """One row's prediction as a person or program reads it (`prediction`, `score`)."""
-
-
-def pad(rows: Sequence[Mapping[str, Any]], name: str, value: int) -> torch.Tensor:
-    """Rows of unequal length as one tensor [rows, longest], filled on the right."""
+def pad(rows: Sequence[Features], name: str, value: int, left: bool = False) -> torch.Tensor:
+    """Features of unequal length as one tensor [rows, longest], filled on the right (or left)."""
     longest = max(len(row[name]) for row in rows)
     table = np.full((len(rows), longest), value, np.int64)
     for i, row in enumerate(rows):
-        table[i, : len(row[name])] = row[name]
+        length = len(row[name])
+        table[i, longest - length if left else 0 : longest if left else length] = row[name]
     return torch.from_numpy(table)
 
 
-def attention_mask(rows: Sequence[Mapping[str, Any]], name: str = "input_ids") -> torch.Tensor:
+def attention_mask(rows: Sequence[Features], name: str = "input_ids", left: bool = False) -> torch.Tensor:
     """1 at real positions, 0 at padding, [rows, longest]."""
     lengths = np.asarray([len(row[name]) for row in rows])
-    return torch.from_numpy((np.arange(lengths.max())[None, :] < lengths[:, None]).astype(np.int64))
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    return torch.from_numpy((mask[:, ::-1] if left else mask).astype(np.int64))

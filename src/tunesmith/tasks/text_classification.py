@@ -20,7 +20,7 @@ from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, unknown
 from tunesmith.metrics.classification import MultiLabel, SingleLabel
 from tunesmith.metrics.regression import Regression
-from tunesmith.tasks._base import Batch, Metric, Task, attention_mask, pad
+from tunesmith.tasks._base import Answer, Batch, Features, Metric, Task, attention_mask, pad
 
 MAX_LABELS = 10_000
 
@@ -48,6 +48,7 @@ class TextClassification(Task):
     required: ClassVar[tuple[str, ...]] = ("text", "label")
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    targets: ClassVar[tuple[str, ...]] = ("label",)
     auto_class = "AutoModelForSequenceClassification"
     code_version = 2
     reads: ClassVar[Literal["sequence", "tokens"]] = "sequence"
@@ -58,11 +59,6 @@ class TextClassification(Task):
         self.labels: list[str] = []
         self.numeric = False  # labels were whole numbers in the data and are given back as such
         self.weights: list[float] | None = None
-
-    @property
-    def name(self) -> str:
-        """The registry name."""
-        return "text-classification"
 
     @property
     def primary(self) -> str:
@@ -209,7 +205,9 @@ class TextClassification(Task):
 
     # ---- rows to batches
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> Iterator[dict[str, Any]]:
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    ) -> Iterator[Sequence[dict[str, Any]]]:
         """Token ids of the text (or pair), cut on the right; the label as an index, a 0/1 vector or a number."""
         texts = [row["text"] if isinstance(row["text"], str) else str(row["text"]) for row in rows]
         paired = any("text_pair" in row for row in rows)
@@ -225,7 +223,7 @@ class TextClassification(Task):
                 features["token_type_ids"] = np.asarray(encoded["token_type_ids"][i], np.int8)
             if "label" in row:
                 features["labels"] = self.target(row["label"])
-            yield features
+            yield [features]
 
     def target(self, value: Any) -> Any:
         """A checked label cell as an index, a 0/1 vector or a number."""
@@ -239,13 +237,13 @@ class TextClassification(Task):
         target[[index[str(label)] for label in parsed]] = 1
         return target
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], pad_id: int) -> Batch:
-        """Pad to the longest row of the batch."""
-        batch = {"input_ids": pad(rows, "input_ids", pad_id), "attention_mask": attention_mask(rows)}
-        if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = pad(rows, "token_type_ids", 0)
-        if "labels" in rows[0]:
-            values = np.stack([row["labels"] for row in rows])
+    def collate(self, features: Sequence[Features], pad_id: int) -> Batch:
+        """Pad to the longest feature of the batch."""
+        batch = {"input_ids": pad(features, "input_ids", pad_id), "attention_mask": attention_mask(features)}
+        if "token_type_ids" in features[0]:
+            batch["token_type_ids"] = pad(features, "token_type_ids", 0)
+        if "labels" in features[0]:
+            values = np.stack([each["labels"] for each in features])
             batch["labels"] = torch.from_numpy(
                 values.astype(np.int64 if self.problem == "single-label" else np.float32)
             )
@@ -271,39 +269,41 @@ class TextClassification(Task):
             return each.mean(-1).sum()
         return F.cross_entropy(logits, labels, weight=weight, reduction="sum")
 
+    def read(
+        self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features]
+    ) -> list[tuple[Any, np.ndarray[Any, Any]]]:
+        """Label index and its probability; a 0/1 vector and probabilities; or the number."""
+        logits = outputs.logits.float()
+        if self.problem == "regression":
+            numbers = logits.squeeze(-1).cpu().numpy()
+            return list(zip(numbers, numbers, strict=True))
+        if self.problem == "multi-label":
+            probability = logits.sigmoid().cpu().numpy()
+            return list(zip((probability >= self.options.threshold).astype(np.int64), probability, strict=True))
+        score, index = logits.softmax(-1).max(-1)
+        return list(zip(index.cpu().numpy(), score.cpu().numpy(), strict=True))
+
+    def join(self, records: Sequence[tuple[Any, np.ndarray[Any, Any]]], row: Mapping[str, Any]) -> Answer:
+        """Label names instead of indices; a row is one feature."""
+        value, score = records[0]
+        numbers = np.ravel(score).tolist()
+        if self.problem == "regression":
+            return Answer(value, {"prediction": float(value)}, numbers)
+        if self.problem == "multi-label":
+            chosen = [self._label(int(i)) for i in np.flatnonzero(value)]
+            shown = {label: float(s) for label, s in zip(self.labels, score, strict=True)}
+            return Answer(value, {"prediction": chosen, "score": shown}, numbers)
+        return Answer(value, {"prediction": self._label(int(value)), "score": float(score)}, numbers)
+
+    def _label(self, index: int) -> Any:
+        return int(self.labels[index]) if self.numeric else self.labels[index]
+
+    def truth(self, row: Mapping[str, Any]) -> Any:
+        """The label cell as an index, a 0/1 vector or a number."""
+        value = self.target(row["label"])
+        return value.astype(np.int64) if self.problem == "multi-label" else value
+
     def metric(self) -> Metric:
         """A fresh accumulator."""
         kinds: dict[str, type[Any]] = {"regression": Regression, "multi-label": MultiLabel}
         return kinds.get(self.problem, SingleLabel)()
-
-    def decode(self, outputs: Any, batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Label index and its probability; a 0/1 vector and probabilities; or the number twice."""
-        logits = outputs.logits.float()
-        if self.problem == "regression":
-            numbers = logits.squeeze(-1).cpu().numpy()
-            return numbers, numbers
-        if self.problem == "multi-label":
-            probability = logits.sigmoid().cpu().numpy()
-            return (probability >= self.options.threshold).astype(np.int64), probability
-        score, index = logits.softmax(-1).max(-1)
-        return index.cpu().numpy(), score.cpu().numpy()
-
-    def truth(self, batch: Batch) -> np.ndarray[Any, Any]:
-        """The targets as numpy."""
-        values = batch["labels"].cpu().numpy()
-        return values.astype(np.int64) if self.problem == "multi-label" else values
-
-    def present(self, predicted: Any, score: Any) -> dict[str, Any]:
-        """Label names instead of indices."""
-        if self.problem == "regression":
-            return {"prediction": float(predicted)}
-        if self.problem == "multi-label":
-            chosen = [self._label(int(i)) for i in np.flatnonzero(predicted)]
-            return {
-                "prediction": chosen,
-                "score": {label: float(s) for label, s in zip(self.labels, score, strict=True)},
-            }
-        return {"prediction": self._label(int(predicted)), "score": float(score)}
-
-    def _label(self, index: int) -> Any:
-        return int(self.labels[index]) if self.numeric else self.labels[index]

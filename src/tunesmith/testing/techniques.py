@@ -46,16 +46,14 @@ class Bench:
             technique_class.Options.model_validate(dict(options or {})), registry.split_name(name)[1]
         )
         records = [dict(row) for row in table]
-        encoded = list(self.task.encode(records, self.loaded.tokenizer, 32))
+        encoded = [f for several in self.task.encode(records, self.loaded.tokenizer, 32) for f in several]
         self.rows = encoded
         self.batch = self.task.collate(encoded, self.loaded.tokenizer.pad_token_id)
 
     def open(self, seed: int = 0) -> Loaded:
         """A fresh model under the task's head."""
         tokenizer = load_tokenizer(self.source)
-        return load_model(
-            self.source, tokenizer, self.task.auto_class, self.task.config_overrides(), reads=self.task.reads, seed=seed
-        )
+        return load_model(self.source, tokenizer, self.task, seed=seed)
 
     def attach(self, seed: int = 1) -> None:
         """Attach with a fixed seed."""
@@ -76,7 +74,7 @@ class Bench:
         optimizer = torch.optim.AdamW(learning, lr=RATE.get(self.name, 1e-2), weight_decay=0.0)
         losses = []
         for _ in range(steps):
-            loss = self.task.loss(model(**self.task.model_inputs(self.batch)), self.batch) / len(self.rows)
+            loss = self.task.loss(self.task.forward(model, self.batch), self.batch) / len(self.rows)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -86,7 +86,7 @@ def compute(
         handle = backbone.base.register_forward_hook(record)
         try:
             with torch.no_grad():
-                backbone.model(**task.model_inputs({n: t.to(device) for n, t in batch.items()}))
+                task.forward(backbone.model, {n: t.to(device) for n, t in batch.items()})
         finally:
             handle.remove()
         output = seen.pop("output")

@@ -14,20 +14,28 @@ import numpy as np
 import torch
 
 from tunesmith.cache.ragged import RaggedRows
-from tunesmith.data.batching import BatchOrder
+from tunesmith.data.batching import BatchOrder, passes
 from tunesmith.tasks._base import Batch, Task
 from tunesmith.training.features import StandIn, stack
+
+# What a forward and backward pass costs beside its positions, in positions: launching operations on a CPU, filling the
+# device on a GPU.
+OVERHEAD = {"cpu": 128, "cuda": 8192, "mps": 4096}
 
 
 @dataclass
 class Pass:
-    """One forward pass: what runs on what, and how many supervised units it holds."""
+    """One forward pass: what runs on what, and how many supervised units it holds.
+
+    `rows` are the numbers of the rows that the features belong to, for what is kept beside rows (a teacher's outputs, a memory).
+    """
 
     task: Task
     model: Any
     batch: Batch
     units: float
     tokens: int
+    rows: np.ndarray[Any, Any]
     stand_in: StandIn | None = None
     states: torch.Tensor | None = None
 
@@ -67,12 +75,18 @@ class Feed:
     def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
         """Passes of the optimiser steps `first` to `total` (exclusive)."""
         for indices in self.order.steps(first, total):
-            yield [self._pass(indices[i : i + self.micro]) for i in range(0, len(indices), self.micro)]
+            if self.order.buckets:
+                cut = passes(self.rows.lengths[indices], OVERHEAD.get(self.device.type, 0), self.micro)
+            else:
+                cut = [np.arange(i, min(i + self.micro, len(indices))) for i in range(0, len(indices), self.micro)]
+            yield [self._pass(indices[places]) for places in cut]
 
     def _pass(self, indices: np.ndarray[Any, Any]) -> Pass:
-        rows = [self.rows[int(i)] for i in indices]
-        batch = self.task.collate(rows, self.pad_id)
+        features = [self.rows[int(i)] for i in indices]
+        batch = self.task.collate(features, self.pad_id)
         units = self.task.units(batch)
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        states = stack(rows, self.device) if self.stand_in is not None else None
-        return Pass(self.task, self.model, batch, units, int(self.rows.lengths[indices].sum()), self.stand_in, states)
+        states = stack(features, self.device) if self.stand_in is not None else None
+        owners = np.asarray([int(each["row"]) for each in features])
+        tokens = int(self.rows.lengths[indices].sum())
+        return Pass(self.task, self.model, batch, units, tokens, owners, self.stand_in, states)

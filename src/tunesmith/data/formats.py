@@ -1,0 +1,262 @@
+"""Read a file of any of the known formats into records, and records into one Arrow table.
+
+    .jsonl .json .csv .tsv .parquet   rows with named columns
+    .conll .bio .iob .iob2            one token and its tag a line, a blank line between sentences: `tokens`, `ner_tags`
+    .txt .text .md                    what the task makes of plain text: sentences as above, or passages as `text`
+
+Values that are objects (chat messages, answers) are kept as JSON text, because a table would give every object the keys of
+all others.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DataError
+
+READERS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".conll": "conll",
+    ".bio": "conll", ".iob": "conll", ".iob2": "conll",
+}  # fmt: skip
+PLAIN = (".txt", ".text", ".md")
+MAX_FIELD = 32 << 20  # characters in one CSV cell; larger is damage, not data
+PASSAGE = 2000  # characters from which a passage of plain text is closed at the next blank line
+VERSION = 5  # part of the cache key of a read table: raise it when reading changes
+
+
+def kind_of(path: Path, plain: str | None) -> str | None:
+    """The format of a file by its ending; `plain` is what the task makes of plain text."""
+    ending = path.suffix.lower()
+    return plain if ending in PLAIN else READERS.get(ending)
+
+
+def endings(plain: str | None = None) -> str:
+    """The endings that are read, for an error message."""
+    return ", ".join(sorted([*READERS, *(PLAIN if plain else ())]))
+
+
+def records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file.
+
+    Raises:
+        DataError: with the line or row that cannot be read.
+    """
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(1000):
+                yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"`{spec}` cannot be read as parquet: {error}; write it again.") from error
+        return
+    try:
+        if kind == "jsonl":
+            yield from _jsonl(path, spec)
+        elif kind == "json":
+            yield from _json(path, spec)
+        elif kind == "conll":
+            yield from _conll(path, spec)
+        elif kind == "lines":
+            yield from _passages(path)
+        else:
+            yield from _csv(path, spec, "\t" if kind == "tsv" else ",")
+    except UnicodeDecodeError as error:
+        line = _line_of_bad_byte(path)
+        raise DataError(
+            f"`{spec}` is not UTF-8 text (line {line}, byte 0x{error.object[error.start]:02x}); save it as UTF-8, for example "
+            f"`iconv -f WINDOWS-1258 -t UTF-8`."
+        ) from error
+
+
+def _line_of_bad_byte(path: Path) -> int:
+    number = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return number
+
+
+def _jsonl(path: Path, spec: str) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise DataError(
+                    f"`{spec}`, line {number} is not valid JSON ({error}); mend or remove that line."
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(
+                    f'`{spec}`, line {number} must be an object like {{"text": ...}}, got {type(row).__name__}.'
+                )
+            yield row
+
+
+def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"`{spec}` is not valid JSON ({error}); mend it, or name it .jsonl if it has one object a line."
+        ) from error
+    if isinstance(content, dict):
+        lists = [key for key, value in content.items() if isinstance(value, list)]
+        content = content[lists[0]] if len(lists) == 1 else content
+    if not isinstance(content, list):
+        raise DataError(f"`{spec}` must hold a list of objects, got {type(content).__name__}.")
+    for number, row in enumerate(content, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"`{spec}`, row {number} must be an object, got {type(row).__name__}.")
+        yield row
+
+
+def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        first = next((line for line in stream if line.strip()), "")
+        if delimiter == "," and "," not in first and ";" in first:
+            delimiter = ";"  # what spreadsheets write where the comma is the decimal mark
+        stream.seek(0)
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)  # an open quote would swallow the rows after it
+        try:
+            header = [name.strip() for name in next((cells for cells in reader if cells), [])]
+            twice = {name for name in header if header.count(name) > 1}
+            if twice:
+                raise DataError(f"`{spec}` has the column `{min(twice)}` twice; rename one.")
+            for number, cells in enumerate(reader, 1):
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise DataError(
+                        f"`{spec}`, row {number} (line {reader.line_num}) has {len(cells)} cells where the header has {len(header)}; "
+                        "quote cells that contain the separator or a line break."
+                    )
+                yield dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise DataError(f"`{spec}`, line {reader.line_num} cannot be read ({error}); check its quotes.") from error
+
+
+def _conll(path: Path, spec: str) -> Iterator[dict[str, Any]]:
+    """Sentences of a column file: the first column is the token, the last its tag."""
+    tokens: list[str] = []
+    tags: list[str] = []
+    separator: str | None = None
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            text = line.rstrip("\r\n")
+            if not text.strip() or text.startswith("-DOCSTART-"):
+                if tokens:
+                    yield {"tokens": tokens, "ner_tags": tags}
+                tokens, tags = [], []
+                continue
+            if separator is None:
+                separator = "\t" if "\t" in text else " "
+            cells = [cell for cell in text.split(separator) if cell] if separator == " " else text.split(separator)
+            if len(cells) < 2 or not cells[0] or not cells[-1].strip():
+                raise DataError(
+                    f"`{spec}`, line {number} has {len([c for c in cells if c])} column(s) where a token and its tag are needed; "
+                    "write `token<TAB>tag`, and a blank line between sentences."
+                )
+            tokens.append(cells[0])
+            tags.append(cells[-1].strip())
+    if tokens:
+        yield {"tokens": tokens, "ner_tags": tags}
+
+
+def _passages(path: Path) -> Iterator[dict[str, Any]]:
+    """Plain text in passages: paragraphs, joined until they hold `PASSAGE` characters (lines, where no line is blank)."""
+    with path.open(encoding="utf-8-sig") as stream:
+        paragraphs = any(not line.strip() for line in stream)
+        stream.seek(0)
+        parts: list[str] = []
+        size = 0
+        for line in stream:
+            parts.append(line)
+            size += len(line)
+            if size >= PASSAGE and (not paragraphs or not line.strip()):
+                yield {"text": "".join(parts).strip("\n")}
+                parts, size = [], 0
+        if "".join(parts).strip():
+            yield {"text": "".join(parts).strip("\n")}
+
+
+def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
+    """Records as one Arrow table whose columns hold one type each.
+
+    Raises:
+        DataError: with the row that does not fit.
+    """
+    import pyarrow as pa
+
+    pieces = []
+    block: list[dict[str, Any]] = []
+    nested: set[str] = set()  # columns of objects, kept as JSON text
+    done = 0
+
+    def flush() -> None:
+        nonlocal done
+        names = list(dict.fromkeys(name for row in block for name in row))
+        arrays = []
+        for name in names:
+            values = [row.get(name) for row in block]
+            if name in nested or any(map(_is_nested, values)):
+                nested.add(name)
+                values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+            try:
+                arrays.append(pa.array(values))
+            except (OverflowError, UnicodeEncodeError) as error:
+                odd = next(i for i, value in enumerate(values) if not _fits(value))
+                raise DataError(
+                    f"`{spec}`, row {done + odd + 1}: `{name}` holds what no column can hold ({error}); mend or remove that row."
+                ) from error
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                first = next((type(v) for v in values if v is not None), None)
+                odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not first), 0)
+                raise DataError(
+                    f"`{spec}`, row {done + odd + 1}: column `{name}` holds {type(values[odd]).__name__} where earlier rows "
+                    f"hold {getattr(first, '__name__', first)}; use one type in a column."
+                ) from error
+        pieces.append(pa.table(arrays, names=names))
+        done += len(block)
+        block.clear()
+
+    for row in records:
+        block.append(row)
+        if len(block) == 10_000:
+            flush()
+    if block:
+        flush()
+    if not pieces:
+        raise DataError(f"`{spec}` holds no rows; give a file with at least one row of data.")
+    try:
+        return pa.concat_tables(pieces, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"`{spec}`: a column changes its type between rows ({error}); use one type in a column."
+        ) from error
+
+
+def _is_nested(value: Any) -> bool:
+    """An object, or a list of objects."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+
+
+def _fits(value: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array([value])
+    except (OverflowError, UnicodeEncodeError):
+        return False
+    return True
