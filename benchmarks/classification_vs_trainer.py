@@ -28,7 +28,8 @@ def split(rows: int, folder: Path) -> dict[str, Path]:
     from tunesmith.config import RunConfig
     from tunesmith.data.splits import load_roles
 
-    task = registry.load("task", "text-classification")
+    task_class = registry.load("task", "text-classification")
+    task = task_class(task_class.Options())
     roles = load_roles(RunConfig(model="asset:minilm", train="asset:movie-reviews", max_train_rows=rows), task)
     paths = {}
     for role, part in roles.present():
