@@ -211,7 +211,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     from tunesmith import registry, seeding
     from tunesmith.data.encode import encode
     from tunesmith.data.splits import load_roles
-    from tunesmith.models.load import load_model, load_tokenizer, locate, pick_max_length
+    from tunesmith.models.load import load_model, load_tokenizer, locate, pick_max_length, positions
     from tunesmith.techniques._base import create
     from tunesmith.training.precision import pick_device
 
@@ -232,6 +232,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
         source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
     )  # fmt: skip
     loaded.model.to(device)
+    task.positions = positions(loaded, technique.extra_positions())
     max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()

@@ -26,7 +26,7 @@ from tunesmith.artifacts.card import card
 from tunesmith.cache import store
 from tunesmith.config import RunConfig
 from tunesmith.errors import ArtifactError, SaveError
-from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate
+from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate, positions
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Task
 from tunesmith.techniques._base import Technique
@@ -177,6 +177,7 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
         technique.attach(loaded.backbone)
     technique.restore(loaded.backbone, folder)
     loaded.model.eval()
+    task.positions = positions(loaded, technique.extra_positions())
     return Opened(loaded, task, technique, info, folder)
 
 

@@ -75,10 +75,11 @@ class Artifact:
         asked = [_inputs(row, self.task, i) for i, row in enumerate(rows)]
         encoded = self.task.encode(asked, self.tokenizer, int(self.opened.info["max_length"]))
         features = [{**feature, "row": i} for i, several in enumerate(encoded) for feature in several]
-        columns = {name: _Listed([f[name] for f in features]) for name in features[0]}
+        names = features[0] if features else ()
+        columns = {name: _Listed([f[name] for f in features]) for name in names}
         scored = evaluate(
             self.model, self.task, asked, RaggedRows(columns), batch_size=self.batch_size, device=self.device,
-            pad_id=self.tokenizer.pad_token_id, title="predict",
+            pad_id=self.tokenizer.pad_token_id, title="predict", predicting=True,
         )  # fmt: skip
         return [{**row, **answer.shown} for row, answer in zip(rows, scored.answers, strict=True)]
 

@@ -14,6 +14,7 @@ from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows, RaggedWriter, open_rows
 from tunesmith.console import progress
 from tunesmith.data.sources import Rows
+from tunesmith.errors import DataError
 
 BLOCK = 1000  # rows tokenised at a time
 
@@ -57,6 +58,22 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
 
 
+def located(
+    encoded: Iterator[Sequence[dict[str, Any]]], rows: Rows, start: int
+) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
+    """Rows' features with their numbers; an error while a row is encoded names the row."""
+    number = start
+    while True:
+        try:
+            features = next(encoded, None)
+        except DataError as error:
+            raise DataError(f"{rows.where(number)}: {error}") from error
+        if features is None:
+            return
+        yield number, features
+        number += 1
+
+
 def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: str = "tokenise") -> RaggedRows:
     """The features of all rows, from the cache if they are there; the column `row` says whose each feature is."""
 
@@ -68,7 +85,7 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
                 block = rows.table[start : start + BLOCK]
                 names = list(block)
                 records = [dict(zip(names, values, strict=True)) for values in zip(*block.values(), strict=True)]
-                for row, features in enumerate(task.encode(records, tokenizer, max_length), start):
+                for row, features in located(task.encode(records, tokenizer, max_length), rows, start):
                     for feature in features:
                         writer.append({**feature, "row": np.int64(row)})
                 bar.advance(shown, len(records))

@@ -33,6 +33,7 @@ def evaluate(
     device: torch.device,
     pad_id: int,
     title: str = "evaluate",
+    predicting: bool = False,
 ) -> Scored:
     """Score a model on rows in evaluation mode; `loss` is the mean over supervised units.
 
@@ -45,10 +46,11 @@ def evaluate(
         device: where the model is.
         pad_id: token id of padding.
         title: of the progress bar.
+        predicting: every row needs its answer, and nothing is measured.
     """
     metric = task.metric()
-    labelled = "labels" in encoded.columns
-    owners = np.asarray([int(encoded.columns["row"][i]) for i in range(len(encoded))])
+    labelled = "labels" in encoded.columns and not predicting
+    owners = np.asarray([int(encoded.columns["row"][i]) for i in range(len(encoded))], np.int64)
     pieces = np.bincount(owners, minlength=len(table))
     waiting: dict[int, dict[int, Any]] = {}
     answers: list[Any] = [None] * len(table)
@@ -64,7 +66,9 @@ def evaluate(
             if labelled:
                 total += float(task.loss(outputs, batch))
                 units += task.units(batch)
-            for index, record in zip(indices, task.read(model, outputs, batch, features), strict=True):
+            for index, record in zip(
+                indices, task.read(model, outputs, batch, features, predicting=predicting), strict=True
+            ):
                 owner = int(owners[index])
                 found = waiting.setdefault(owner, {})
                 found[int(index)] = record
@@ -77,5 +81,7 @@ def evaluate(
                         metric.update(answer.value, task.truth(row))
             bar.advance(shown, len(indices))
     model.train(training)
-    metrics = {**metric.compute(), "loss": total / units} if labelled and len(encoded) else {}
+    for empty in np.flatnonzero(pieces == 0).tolist():
+        answers[empty] = task.join([], table[empty])
+    metrics = {**metric.compute(), "loss": total / units} if labelled and units else {}
     return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, answers)

@@ -37,6 +37,7 @@ ROLES: tuple[tuple[Role, str], ...] = (
 )
 ROLE_PATTERNS = tuple((role, re.compile(rf"(?:^|.*\.){pattern}$")) for role, pattern in ROLES)
 # Modules of the backbone that are not part of a repeated block and are never adapted by default.
+BASE_PARTS = frozenset({"shared", "encoder", "decoder"})
 OUTSIDE_BLOCKS = re.compile(r"(^|\.)(embeddings?|pooler|lm_head|shared|wte|wpe|embed_tokens|project_(in|out))(\.|$)")
 
 
@@ -186,13 +187,12 @@ class Backbone:
         return 0 if not self.in_head(name) and OUTSIDE_BLOCKS.search(name) and "pooler" not in name else len(layers) + 1
 
     def _find_head(self) -> tuple[str, ...]:
-        if not self.base_name:
-            return ()
-        first = self.base_name.split(".")[0]
+        # Without a module of its own the base is what reads and writes; what stands beside it is the head.
+        inside = {self.base_name.split(".")[0]} if self.base_name else BASE_PARTS
         outside = [
             name
             for name, child in self.model.named_children()
-            if name != first and any(True for _ in child.parameters())
+            if name not in inside and any(True for _ in child.parameters())
         ]
         # A part of the base that the checkpoint did not bring knows nothing: it learns with the head (BERT's
         # pooler on a masked-LM checkpoint).
@@ -210,6 +210,8 @@ def _base_name(model: Any) -> str:
     prefix = getattr(model, "base_model_prefix", "")
     if prefix and isinstance(getattr(model, prefix, None), nn.Module):
         return prefix
+    if {"encoder", "decoder"} <= {name for name, _ in model.named_children()}:
+        return ""  # T5 for generation and question answering: the model is its own base
     # Classes whose attribute differs from the declared prefix (Llama and Qwen3 for QA use `transformer`).
     for name, child in model.named_children():
         if hasattr(child, "get_input_embeddings") and hasattr(child, "config"):

@@ -273,6 +273,12 @@ def longest_input(config: Any, tokenizer: Any) -> int | None:
     return int(bound) if bound else None
 
 
+def positions(loaded: Loaded, taken: int) -> int | None:
+    """Tokens that a model can hold beside the `taken` positions of a technique; None where nothing bounds it."""
+    bound = longest_input(loaded.model.config, loaded.tokenizer)
+    return bound - taken if bound else None
+
+
 def pick_max_length(asked: int | None, default: int, loaded: Loaded, taken: int = 0) -> int:
     """The cut for every row: what was asked for, or the task's default, within what the model can read.
 

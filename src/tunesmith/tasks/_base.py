@@ -78,6 +78,9 @@ class Task(ABC):
     verify_rows: ClassVar[int] = 1000
     """At most this many eval rows are scored again when an artifact is verified."""
 
+    positions: int | None = None
+    """Tokens that the model can hold beside what the technique takes; None where nothing bounds it."""
+
     def __init__(self, options: Any) -> None:
         self.options = options
 
@@ -155,11 +158,17 @@ class Task(ABC):
     def encode(
         self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
     ) -> Iterator[Sequence[dict[str, Any]]]:
-        """The features of each row, at least one; all arrays, keys the same for every feature."""
+        """The features of each row (none where nothing of it can be used); all arrays, keys the same for every feature."""
 
     @abstractmethod
-    def collate(self, features: Sequence[Features], pad_id: int) -> Batch:
-        """Pad features into one batch; targets under `labels` where the rows have them."""
+    def collate(self, features: Sequence[Features], pad_id: int, rng: np.random.Generator | None = None) -> Batch:
+        """Pad features into one batch; targets under `labels` where the rows have them.
+
+        Args:
+            features: encoded pieces of rows.
+            pad_id: token id of padding.
+            rng: for what is drawn anew in every step of training (masks); None where nothing may be drawn.
+        """
 
     def model_inputs(self, batch: Batch) -> Batch:
         """The part of a batch that the model takes."""
@@ -184,8 +193,18 @@ class Task(ABC):
         """The supervised loss as a sum over the batch's units, in fp32."""
 
     @abstractmethod
-    def read(self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features]) -> list[Any]:
-        """What `join` needs of each feature: a few numbers, never logits over a vocabulary."""
+    def read(
+        self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
+    ) -> list[Any]:
+        """What `join` needs of each feature: a few numbers, never logits over a vocabulary.
+
+        Args:
+            model: for tasks that let it write.
+            outputs: from `forward`.
+            batch: what it was given.
+            features: the batch's features.
+            predicting: an answer is wanted for every row; else rows are scored, and costly answers may be limited to some.
+        """
 
     @abstractmethod
     def join(self, records: Sequence[Any], row: Mapping[str, Any]) -> Answer:

@@ -237,7 +237,7 @@ class TextClassification(Task):
         target[[index[str(label)] for label in parsed]] = 1
         return target
 
-    def collate(self, features: Sequence[Features], pad_id: int) -> Batch:
+    def collate(self, features: Sequence[Features], pad_id: int, rng: np.random.Generator | None = None) -> Batch:
         """Pad to the longest feature of the batch."""
         batch = {"input_ids": pad(features, "input_ids", pad_id), "attention_mask": attention_mask(features)}
         if "token_type_ids" in features[0]:
@@ -270,7 +270,7 @@ class TextClassification(Task):
         return F.cross_entropy(logits, labels, weight=weight, reduction="sum")
 
     def read(
-        self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features]
+        self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
     ) -> list[tuple[Any, np.ndarray[Any, Any]]]:
         """Label index and its probability; a 0/1 vector and probabilities; or the number."""
         logits = outputs.logits.float()

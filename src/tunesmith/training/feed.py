@@ -15,6 +15,7 @@ import torch
 
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.data.batching import BatchOrder, passes
+from tunesmith.seeding import derive
 from tunesmith.tasks._base import Batch, Task
 from tunesmith.training.features import StandIn, stack
 
@@ -65,7 +66,7 @@ class Feed:
         self.task, self.model, self.rows = task, model, rows
         self.order = BatchOrder(rows.lengths, batch_size, seed, buckets)
         self.micro = micro_batch_size or batch_size
-        self.device, self.pad_id, self.stand_in = device, pad_id, stand_in
+        self.seed, self.device, self.pad_id, self.stand_in = seed, device, pad_id, stand_in
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,16 +75,17 @@ class Feed:
 
     def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
         """Passes of the optimiser steps `first` to `total` (exclusive)."""
-        for indices in self.order.steps(first, total):
+        for step, indices in enumerate(self.order.steps(first, total), first):
+            rng = np.random.default_rng(derive(self.seed, "collate", step))
             if self.order.buckets:
                 cut = passes(self.rows.lengths[indices], OVERHEAD.get(self.device.type, 0), self.micro)
             else:
                 cut = [np.arange(i, min(i + self.micro, len(indices))) for i in range(0, len(indices), self.micro)]
-            yield [self._pass(indices[places]) for places in cut]
+            yield [self._pass(indices[places], rng) for places in cut]
 
-    def _pass(self, indices: np.ndarray[Any, Any]) -> Pass:
+    def _pass(self, indices: np.ndarray[Any, Any], rng: np.random.Generator) -> Pass:
         features = [self.rows[int(i)] for i in indices]
-        batch = self.task.collate(features, self.pad_id)
+        batch = self.task.collate(features, self.pad_id, rng)
         units = self.task.units(batch)
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         states = stack(features, self.device) if self.stand_in is not None else None

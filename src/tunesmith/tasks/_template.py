@@ -1,0 +1,185 @@
+r"""Conversations as token ids, with the positions that are learned, for any chat template.
+
+The assistant's turns are found by rendering the conversation up to each of them, with and without the turn:
+
+    render(messages[:i], add_generation_prompt=True)  ->  "...<|im_start|>assistant\n"
+    render(messages[:i + 1])                          ->  "...<|im_start|>assistant\nHello.<|im_end|>\n"
+                                                                                  ^^^^^^^^^^^^^^^^ learned
+
+so that no generation marker in the template is needed, and the end-of-turn token is always a target. Where a template renders
+earlier turns otherwise once later ones follow, each turn becomes a sequence of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.errors import DataError
+
+ROLES = {
+    "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant",
+    "function_call": "assistant", "observation": "tool", "function_response": "tool", "function": "tool",
+}  # fmt: skip
+# For models that bring no template: plain names, so that a base model understands them, and the end token after each answer.
+PLAIN = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
+    "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+
+
+@dataclass
+class Piece:
+    """One token sequence: ids, which of them are learned, and where the last learned turn begins."""
+
+    ids: list[int] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    last: int = 0
+
+    def add(self, ids: Sequence[int], trained: bool) -> None:
+        """Append ids."""
+        self.ids += ids
+        self.trained += [trained] * len(ids)
+
+
+def normalise(messages: Any, where: str = "") -> list[dict[str, Any]]:
+    """Messages in OpenAI's form (`role`, `content`, further keys kept), from that or from ShareGPT's (`from`, `value`).
+
+    Raises:
+        DataError: a message has no role or content.
+    """
+    import json
+
+    where = f"{where}: " if where else ""
+    if isinstance(messages, str):
+        try:
+            messages = json.loads(messages)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{where}`messages` is text that is not JSON ({error}); give a list of messages."
+            ) from error
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{where}`messages` must be a list with at least one message, got {type(messages).__name__}.")
+    found = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise DataError(
+                f"{where}message {number} must be an object with `role` and `content`, got {type(message).__name__}."
+            )
+        role = message.get("role") or message.get("from")
+        content = message.get("content", message.get("value"))
+        if not isinstance(role, str):
+            raise DataError(
+                f"{where}message {number} has no `role` (it has {', '.join(map(str, message)) or 'nothing'})."
+            )
+        if content is None and not message.get("tool_calls"):
+            raise DataError(f"{where}message {number} has no `content`; fill it in or remove the message.")
+        rest = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value") and v is not None}
+        found.append({"role": ROLES.get(role, role), "content": content if content is not None else "", **rest})
+    return found
+
+
+def ensure_template(tokenizer: Any) -> None:
+    """Give a tokenizer without a chat template a plain one, which is then saved with it."""
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *, prompt: bool) -> str:
+    """The conversation as text.
+
+    Raises:
+        DataError: the template refuses these roles.
+    """
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tools=tools or None, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+    except TemplateError as error:
+        roles = ", ".join(str(m["role"]) for m in messages)
+        raise DataError(f"the model's chat template refuses the roles {roles}: {error}.") from error
+
+
+def split_end(ids: list[int], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """A turn's ids up to and with its end-of-turn token, and what the template puts behind it."""
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    at = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in special), None)
+    return (ids, []) if at is None else (ids[: at + 1], ids[at + 1 :])
+
+
+def common_start(one: str, other: str) -> str:
+    """The longest text that both begin with."""
+    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:length]
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that the template closes an assistant's turn with, if it is a single one."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        before = render(tokenizer, messages[:1], None, prompt=True)
+        whole = render(tokenizer, messages, None, prompt=False)
+    except DataError:
+        return None
+    start = len(common_start(before, whole))
+    ids = tokenizer(whole[start:], add_special_tokens=False)["input_ids"]
+    body, _ = split_end(list(ids), tokenizer)
+    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    return int(body[-1]) if body and body[-1] in special else None
+
+
+def conversation(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Any = None,
+    *,
+    end: int | None,
+    everything: bool = False,
+) -> list[Piece]:
+    """Token sequences of a conversation, one, or one an answer where the template rewrites earlier turns.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: in OpenAI's form.
+        tools: passed to the template.
+        end: put behind an answer that the template does not close with a token.
+        everything: learn the whole text, not the assistant's turns alone.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    done, current, found = "", Piece(), []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render(tokenizer, messages[:i], tools, prompt=True)
+        upto = render(tokenizer, messages[: i + 1], tools, prompt=False)
+        # Some templates open the answer with more than history shows of it (a thinking mark): what both share is context.
+        shared = common_start(before, upto)
+        if not shared.startswith(done) or (current.ids and len(shared) < len(done)):
+            found.append(current)
+            done, current = "", Piece()
+        current.add(ids_of(shared[len(done) :]), everything)
+        current.last = len(current.ids)
+        body, rest = split_end(ids_of(upto[len(shared) :]), tokenizer)
+        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+        if end is not None and (not body or body[-1] not in special):
+            body = [*body, end]
+        current.add(body, True)
+        current.add(rest, everything)
+        done = upto
+    if messages[-1]["role"] != "assistant":
+        whole = render(tokenizer, messages, tools, prompt=True)
+        if not whole.startswith(done):
+            found.append(current)
+            done, current = "", Piece()
+        current.add(ids_of(whole[len(done) :]), everything)
+        current.last = len(current.ids)
+    return [*found, current]

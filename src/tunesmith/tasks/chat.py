@@ -1,0 +1,152 @@
+"""Chat: conversations of several turns, in which the assistant's turns are learned.
+
+Rows have `messages` in OpenAI's form (`role`, `content`, tool calls) or `conversations` in ShareGPT's (`from`, `value`), and may
+have `tools`. Each answer is learned with its end-of-turn token, for any chat template (`_template`). A conversation that is
+too long is cut between exchanges into several sequences, each under the same system prompt; no turn is ever cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tunesmith.data.sources import Rows
+from tunesmith.errors import DataError
+from tunesmith.tasks import _template as template
+from tunesmith.tasks._generation import GenerationOptions, GenerationTask
+from tunesmith.tasks._template import Piece
+
+
+class ChatOptions(GenerationOptions):
+    """Options of chat."""
+
+    system: str | None = Field(None, description="system prompt for conversations that bring none")
+    train_on_all: bool = Field(False, description="learn every turn, not the assistant's alone")
+    too_long: Literal["error", "drop"] = Field(
+        "error", description="an exchange longer than max_length stops the run, or is left out"
+    )
+
+
+class Chat(GenerationTask):
+    """Rows with `messages`."""
+
+    Options = ChatOptions
+    required: ClassVar[tuple[str, ...]] = ("messages",)
+    optional: ClassVar[tuple[str, ...]] = ("tools",)
+    inputs: ClassVar[tuple[str, ...]] = ("messages",)
+    targets: ClassVar[tuple[str, ...]] = ()
+    synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"messages": ("conversations", "conversation")}
+    default_max_length = 1024
+
+    def fit(self, train: Rows) -> None:
+        """Refuse training rows in which nothing can be learned."""
+        self.check(train, "train")
+
+    def check(self, rows: Rows, role: str) -> None:
+        """Refuse rows that are no conversations, and those in which the assistant says nothing."""
+        for i, messages in enumerate(rows.table["messages"]):
+            found = template.normalise(messages, rows.where(i))
+            answers = [
+                m for m in found if m["role"] == "assistant" and (str(m["content"]).strip() or m.get("tool_calls"))
+            ]
+            if not answers:
+                raise DataError(
+                    f"{rows.where(i)}: the assistant says nothing, so nothing would be learned; remove the row."
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def bind(self, model: Any, tokenizer: Any, kind: str) -> None:
+        """See to it that there is a template, and find its end-of-turn token."""
+        super().bind(model, tokenizer, kind)
+        template.ensure_template(tokenizer)
+        end = template.end_of_turn(tokenizer)
+        self.stops = list(dict.fromkeys([*([end] if end is not None else []), *self.stops]))
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    ) -> Iterator[Sequence[dict[str, Any]]]:
+        """One or several sequences of each conversation."""
+        for row in rows:
+            messages = template.normalise(row["messages"])
+            if self.options.system and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": self.options.system}, *messages]
+            tools = parse_tools(row.get("tools"))
+            pieces = [
+                piece
+                for window in self.windows(messages, tools, tokenizer, max_length)
+                for piece in self.pieces(window, tools, tokenizer)
+            ]
+            yield [self.as_feature(piece) for piece in pieces]
+
+    def pieces(self, messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Any) -> list[Piece]:
+        """Token sequences of messages; an encoder-decoder has one an answer."""
+        end = self.stops[0] if self.stops else None
+        return template.conversation(tokenizer, messages, tools, end=end, everything=self.options.train_on_all)
+
+    def windows(
+        self, messages: list[dict[str, Any]], tools: Any, tokenizer: Any, max_length: int
+    ) -> list[list[dict[str, Any]]]:
+        """The conversation, or parts of whole exchanges that fit, each behind the system prompt."""
+
+        def fits(part: list[dict[str, Any]]) -> bool:
+            return all(len(piece.ids) <= max_length for piece in self.pieces(part, tools, tokenizer))
+
+        if fits(messages):
+            return [messages]
+        start = 1 if messages[0]["role"] == "system" else 0
+        system, exchanges = messages[:start], split_exchanges(messages[start:])
+        found: list[list[dict[str, Any]]] = []
+        current: list[dict[str, Any]] = []
+        for number, exchange in enumerate(exchanges, 1):
+            if current and fits([*system, *current, *exchange]):
+                current += exchange
+                continue
+            if current:
+                found.append([*system, *current])
+            if fits([*system, *exchange]):
+                current = list(exchange)
+                continue
+            current = []
+            if self.options.too_long == "error":
+                raise DataError(
+                    f"exchange {number} alone has more than max_length={max_length} tokens, and turns are never cut; raise "
+                    "--max-length, or leave such exchanges out with --set chat.too_long=drop."
+                )
+        return [*found, [*system, *current]] if current else found
+
+    def as_feature(self, piece: Piece) -> dict[str, Any]:
+        """A decoder learns all answers of a piece; an encoder-decoder the last, from everything before it."""
+        if self.kind == "encoder-decoder":
+            return self.feature(piece.ids[: piece.last], piece.ids[piece.last :])
+        feature = self.feature(piece.ids, [], piece.trained)
+        return {**feature, "prompt": feature["prompt"] * 0 + piece.last}
+
+    def truth(self, row: Mapping[str, Any]) -> str:
+        """The last answer."""
+        messages = template.normalise(row["messages"])
+        return next((str(m["content"]) for m in reversed(messages) if m["role"] == "assistant"), "")
+
+
+def split_exchanges(messages: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Messages in groups that each begin with the user (tool calls and results stay with their answer)."""
+    found: list[list[dict[str, Any]]] = []
+    for message in messages:
+        if not found or (message["role"] == "user" and found[-1][-1]["role"] != "user"):
+            found.append([])
+        found[-1].append(message)
+    return found
+
+
+def parse_tools(value: Any) -> Any:
+    """Tool definitions as the template takes them; JSON text is read."""
+    import json
+
+    return json.loads(value) if isinstance(value, str) and value.strip() else value or None

@@ -1,0 +1,168 @@
+"""Instruction: a prompt and the completion that should follow, in the model's chat template where it has one.
+
+Rows have `prompt` and `completion` (TRL's form), or `instruction`, `input` and `output` (Alpaca's), and may have `system`. Only
+the completion is learned, with the token that ends it, unless `train_on_prompt` is set. A prompt that is too long loses
+text from its end, never its frame, and a completion is never cut without an error or a wish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tunesmith.data.sources import Rows
+from tunesmith.errors import DataError
+from tunesmith.tasks import _template as template
+from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids, without_end
+
+# Taori et al. 2023, the form that Alpaca's rows were made for.
+ALPACA = (
+    "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{prompt}\n\n{input}### Response:\n"
+)
+WITH_INPUT = ", paired with an input that provides further context"
+
+
+class InstructionOptions(GenerationOptions):
+    """Options of instruction tuning."""
+
+    template: Literal["auto", "chat", "plain", "alpaca"] = Field(
+        "auto",
+        description="frame of the prompt; auto: the chat template if there is one, else alpaca for rows of that form, else none",
+    )
+    train_on_prompt: bool = Field(False, description="learn the prompt too, not the completion alone")
+    long_completion: Literal["error", "cut"] = Field(
+        "error", description="what to do with a completion beyond max_length"
+    )
+
+
+class Instruction(GenerationTask):
+    """Rows with `prompt` and `completion`, or Alpaca's `instruction`, `input`, `output`."""
+
+    Options = InstructionOptions
+    required: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    optional: ClassVar[tuple[str, ...]] = ("input", "system")
+    inputs: ClassVar[tuple[str, ...]] = ("prompt", "input")
+    targets: ClassVar[tuple[str, ...]] = ("completion",)
+    synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompt": ("instruction", "question"),
+        "completion": ("output", "response", "answer"),
+    }
+    default_max_length = 512
+
+    def __init__(self, options: InstructionOptions) -> None:
+        super().__init__(options)
+        self.has_input = False
+
+    def fit(self, train: Rows) -> None:
+        """See whether rows come with an input of their own."""
+        self.has_input = "input" in train.table.column_names
+        self.check(train, "train")
+
+    def check(self, rows: Rows, role: str) -> None:
+        """Refuse rows whose prompt or completion is not text, and training rows without a completion."""
+        for name in ("prompt", "completion"):
+            if name not in rows.table.column_names:
+                continue
+            for i, value in enumerate(rows.table[name]):
+                if not isinstance(value, str):
+                    raise DataError(f"{rows.where(i)}: `{name}` is a {type(value).__name__}; it must be text.")
+                if not value.strip():
+                    what = (
+                        "nothing would be learned from it"
+                        if name == "completion"
+                        else "the model would have nothing to answer"
+                    )
+                    raise DataError(f"{rows.where(i)}: the {name} is empty, so {what}; fill it in or remove the row.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether rows have an input."""
+        return {"has_input": self.has_input}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it."""
+        self.has_input = bool(state["has_input"])
+
+    def bind(self, model: Any, tokenizer: Any, kind: str) -> None:
+        """Choose the frame, and the token that ends an answer in it."""
+        super().bind(model, tokenizer, kind)
+        chosen = self.options.template
+        if chosen == "auto":
+            chosen = (
+                "chat" if tokenizer.chat_template and kind == "decoder" else "alpaca" if self.has_input else "plain"
+            )
+        if chosen == "chat":
+            template.ensure_template(tokenizer)
+            end = template.end_of_turn(tokenizer)
+            self.stops = list(dict.fromkeys([*([end] if end is not None else []), *self.stops]))
+        self.frame = chosen
+
+    def encoding_key(self) -> dict[str, Any]:
+        """The frame and the end token."""
+        return {**super().encoding_key(), "frame": self.frame}
+
+    # ---- rows to features
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    ) -> Iterator[Sequence[dict[str, Any]]]:
+        """Prompt ids in their frame, then the completion's ids and the end token."""
+        for row in rows:
+            target = None
+            if "completion" in row:
+                target = [*plain_ids(row["completion"], tokenizer), *self.stops[:1]]
+            room = max_length if self.kind == "encoder-decoder" else max_length - len(target or ())
+            if target is not None and (len(target) > max_length or (self.kind == "decoder" and room < max_length // 8)):
+                target = self.cut(target, max_length)
+                room = max_length if self.kind == "encoder-decoder" else max_length - len(target)
+            prompt = self.prompt_ids(row, tokenizer, room)
+            trained = (
+                [True] * (len(prompt) + len(target)) if target is not None and self.options.train_on_prompt else None
+            )
+            yield [self.feature(prompt, target, trained)]
+
+    def cut(self, target: list[int], max_length: int) -> list[int]:
+        """A completion that leaves no room for its prompt, cut if that was asked for."""
+        limit = max_length if self.kind == "encoder-decoder" else max_length - max_length // 4
+        if self.options.long_completion == "error":
+            raise DataError(
+                f"a completion has {len(target)} tokens where max_length={max_length} leaves {limit}; raise --max-length, shorten the "
+                "row, or set instruction.long_completion=cut."
+            )
+        return [*target[: limit - 1], *self.stops[:1]]
+
+    def prompt_ids(self, row: Mapping[str, Any], tokenizer: Any, room: int) -> list[int]:
+        """The framed prompt, its text shortened from the end until it fits."""
+        text = row["prompt"]
+        ids = self.framed(row, text, tokenizer)
+        while len(ids) > room and text:
+            words = plain_ids(text, tokenizer)
+            keep = max(0, len(words) - (len(ids) - room))
+            text = tokenizer.decode(words[:keep], skip_special_tokens=True) if keep else ""
+            ids = self.framed(row, text, tokenizer)
+        return ids[:room]
+
+    def framed(self, row: Mapping[str, Any], text: str, tokenizer: Any) -> list[int]:
+        """Ids of a prompt in its frame."""
+        extra = str(row.get("input") or "")
+        if self.frame == "chat":
+            user = f"{text}\n\n{extra}" if extra.strip() else text
+            messages = [{"role": "user", "content": user}]
+            if row.get("system"):
+                messages.insert(0, {"role": "system", "content": str(row["system"])})
+            return plain_ids(template.render(tokenizer, messages, None, prompt=True), tokenizer)
+        if self.frame == "alpaca":
+            more = f"### Input:\n{extra}\n\n" if extra.strip() else ""
+            text = ALPACA.format(prompt=text, input=more, more=WITH_INPUT if more else "")
+        elif extra.strip():
+            text = f"{text}\n\n{extra}"
+        if row.get("system"):
+            text = f"{row['system']}\n\n{text}"
+        ids = list(tokenizer(text)["input_ids"])
+        return ids if self.kind == "encoder-decoder" else without_end(ids, tokenizer)
+
+    def truth(self, row: Mapping[str, Any]) -> str:
+        """The completion."""
+        return str(row["completion"])
