@@ -247,7 +247,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     from tunesmith.evaluation import cost
     from tunesmith.models.load import dropout_to
     from tunesmith.training import dropout
-    from tunesmith.training.feed import Feed
+    from tunesmith.training.feed import Feed, packing_works
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import Session, fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -267,10 +267,16 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype = pick_dtype("float32" if stand_in else config.dtype, run.device, total)
     dropout.install(loaded.model)
+    packed = (
+        stand_in is None
+        and run.task.packs
+        and packing_works(run.task, loaded.model, rows, loaded.tokenizer.pad_token_id, run.device)
+    )
     masters = Masters(loaded.model, dtype)
     feed = Feed(
         run.task, loaded.model, rows, batch_size=config.batch_size, micro_batch_size=options.micro_batch_size, seed=config.seed,
         buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
+        capacity=run.max_length if packed else None,
     )  # fmt: skip
     steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
     # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
@@ -278,8 +284,9 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     every = options.evaluate_every or (math.ceil(steps / times) if times else None)
     rate = config.learning_rate or technique.default_learning_rate
     kind = str(dtype).removeprefix("torch.")
+    amount = f"{len(run.roles.train):,} rows" + (f" in {len(feed.bins):,} packed sequences" if feed.bins else "")
     say(
-        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {len(rows):,} rows, "
+        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size}, {kind} on {run.device}."
     )
 

@@ -154,6 +154,15 @@ class Task(ABC):
 
     # ---- rows to batches
 
+    @property
+    def packs(self) -> bool:
+        """Whether several short features may share a training sequence (`pack`)."""
+        return False
+
+    def pack(self, features: Sequence[Features]) -> dict[str, Any]:
+        """Several features as one, apart from each other by `position_ids` that start again."""
+        raise NotImplementedError
+
     @abstractmethod
     def encode(
         self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int

@@ -138,7 +138,9 @@ class GenerationTask(Task):
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Logits at supervised positions; nothing for rows to predict for."""
-        return supervised_forward(model, self.model_inputs(batch), batch.get("labels"), self.kind == "encoder-decoder")
+        return supervised_forward(
+            model, self.model_inputs(batch), batch.get("labels"), writes=True, decoder=self.kind == "encoder-decoder"
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over supervised tokens."""

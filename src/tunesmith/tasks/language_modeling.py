@@ -246,7 +246,9 @@ class LanguageModeling(Task):
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Logits at predicted positions."""
-        return supervised_forward(model, self.model_inputs(batch), batch["labels"], decoder=False)
+        return supervised_forward(
+            model, self.model_inputs(batch), batch["labels"], writes=self.objective == "causal", decoder=False
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over predicted tokens."""
