@@ -185,7 +185,7 @@ class GenerationTask(Task):
         start = getattr(model.generation_config, "decoder_start_token_id", None)
         return GenerationConfig(
             max_new_tokens=max(1, min(o.max_new_tokens, room or o.max_new_tokens)), num_beams=o.beams, do_sample=o.sample, **sampling, no_repeat_ngram_size=o.no_repeat,
-            repetition_penalty=o.repetition_penalty, eos_token_id=self.stops, pad_token_id=self.tokenizer.pad_token_id,
+            repetition_penalty=o.repetition_penalty, eos_token_id=self.stops or None, pad_token_id=self.tokenizer.pad_token_id,
             decoder_start_token_id=start if start is not None else getattr(model.config, "decoder_start_token_id", None),
             bos_token_id=self.tokenizer.bos_token_id,
         )  # fmt: skip
