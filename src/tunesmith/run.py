@@ -232,8 +232,10 @@ def prepare(config: RunConfig, folder: Path) -> Run:
         source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
     )  # fmt: skip
     loaded.model.to(device)
-    task.positions = positions(loaded, technique.extra_positions())
-    max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
+    task.positions = positions(loaded, technique.extra_positions(loaded.backbone))
+    max_length = pick_max_length(
+        config.max_length, task.default_max_length, loaded, technique.extra_positions(loaded.backbone)
+    )
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
@@ -262,7 +264,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
         enable()
     rows, stand_in, spent = run.encoded["train"], None, 0.0
-    if technique.cache_boundary == "base" and technique.options.cache:
+    if technique.cache_boundary == "base" and technique.options.cache and not run.task.redraws:
         rows, stand_in, spent = frozen_features(run)
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype = pick_dtype("float32" if stand_in else config.dtype, run.device, total)

@@ -327,7 +327,9 @@ def _rouge_l(a: list[str], b: list[str]) -> float:
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(*[st.lists(st.sampled_from(["phim", "này", "rất", "hay", "the", "film", "is", "good"]), max_size=9)] * 2),
+        st.tuples(
+            *[st.lists(st.sampled_from(["phim", "này", "rất", "hay", "the", "film", "is", "good"]), max_size=9)] * 2
+        ),
         min_size=1,
         max_size=4,
     )

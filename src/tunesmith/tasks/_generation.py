@@ -68,6 +68,7 @@ class GenerationTask(Task):
     """A prompt and the text that should follow."""
 
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    owns_head: ClassVar[bool] = False
     verify_rows: ClassVar[int] = 16
     stops: list[int]
     """Tokens that end a text, the one that training rows end with first."""
