@@ -12,7 +12,7 @@ import torch
 import tunesmith
 from tunesmith.models.backbone import dimensions
 from tunesmith.testing import KINDS, tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 from tunesmith.testing.techniques import Bench
 
 PEFT_BOUND = 1e-4  # fp32 logits, as promised to users
