@@ -90,11 +90,11 @@ def run_program(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> A
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                [sys.executable, "-I", "-c", runner], input=program, capture_output=True, text=True, timeout=2 * seconds, cwd=folder,
+                [sys.executable, "-I", "-c", runner], input=program, capture_output=True, text=True, timeout=4 * seconds, cwd=folder,
                 env={}, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return Attempt(program, False, f"stopped after {2 * seconds} s")
+            return Attempt(program, False, f"stopped after {4 * seconds} s")
     if done.returncode == 0 and done.stdout.rstrip().endswith(f"passed {token}"):
         return Attempt(program, True, "")
     lines = done.stderr.strip().splitlines()
