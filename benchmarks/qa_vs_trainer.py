@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODEL, RATE, BATCH, LENGTH, STRIDE = "bert-tiny", 5e-4, 16, 384, 128
+MODEL, RATE, BATCH, LENGTH, STRIDE = "bert-tiny", 5e-4, 16, 384, 64
 LONGEST = 128  # tokens of an answer, for both
 
 
@@ -88,7 +88,7 @@ def summarise(runs: list[dict]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--output", default=str(HERE / "results" / "qa_vs_trainer.json"))
     args = parser.parse_args()

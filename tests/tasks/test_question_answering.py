@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunesmith
-from tunesmith import registry, seeding
+from tunesmith import assets, registry, seeding
 from tunesmith.cache import store
+from tunesmith.cli.main import run as command_line
 from tunesmith.data import sources
 from tunesmith.data.sources import Rows
 from tunesmith.data.splits import assign
@@ -141,6 +143,29 @@ def test_unanswerable_rows_point_to_the_null_position() -> None:
     features = encode(fitted(), {"question": QUESTION, "context": " ".join(WORDS), "answers": answers()}, 24)
     assert len(features) > 1
     assert all(f["labels"].tolist() == [0, 0] for f in features)
+
+
+def test_the_null_position_of_a_decoder_is_an_end_token_that_has_seen_everything() -> None:
+    tokenizer = byte_level()
+    tokenizer.eos_token = tokenizer.pad_token
+    task = fitted()
+    task.bind(None, tokenizer, "decoder")
+    features = [*encode(task, row("good film", "film"), 100, tokenizer)]
+    features += encode(task, {"question": QUESTION, "context": "good", "answers": answers()}, 100, tokenizer)
+    assert [answer_of(f, "good film") for f in features[:1]] == ["film"]
+    assert features[1]["input_ids"][-1] == tokenizer.eos_token_id
+    last = len(features[1]["input_ids"]) - 1
+    assert features[1]["labels"].tolist() == [last, last]
+    batch = task.collate(features, 0)
+    assert batch["candidates"][1].nonzero().flatten().tolist() == [last - 4, last - 3, last - 2, last - 1, last]
+    logits = torch.zeros(*batch["input_ids"].shape, 2)
+    logits[1, last] = 9.0
+    found = task.read(None, _Outputs(logits), batch, features)
+    assert found[1].null > -0.01 > found[0].null
+    assert task.outside(rows_of([row("good film", "film")]), tokenizer, 100) == []
+    other = fitted()
+    other.bind(None, tokenizer, "encoder")
+    assert other.encoding_key() != task.encoding_key()
 
 
 def test_an_answer_inside_a_word_takes_its_token() -> None:
@@ -516,6 +541,24 @@ def test_a_run_learns_tunes_and_predicts(models: Path, tmp_path: Path) -> None:
     assert artifact.evaluate(rows[:40])["f1"] == pytest.approx(run.metrics["f1"])
     opened = transformers.AutoModelForQuestionAnswering.from_pretrained(run.artifact)
     assert opened.qa_outputs.weight.shape == (2, 32)
+
+
+@pytest.mark.registry
+def test_the_documented_command_runs_on_a_slice(tmp_path: Path) -> None:
+    try:
+        for name in ("bert-tiny", "population-qa-hard"):
+            assets.fetch(name)
+    except assets.DownloadError as error:
+        pytest.skip(f"the registry is down: {error}")
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    command = next(line for line in text.splitlines() if "--task question-answering" in line)
+    words = shlex.split(command)
+    assert words[0] == "tunesmith"
+    small = ["--max-train-rows", "24", "--max-eval-rows", "8", "--max-steps", "2", "--output", str(tmp_path / "run")]
+    assert command_line([*words[1:], *small]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"]["primary"] == "f1"
+    assert result["provenance"]["rows"]["validation"] > 0
 
 
 ARCHITECTURES = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "t5", "bart")

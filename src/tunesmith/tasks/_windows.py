@@ -52,11 +52,15 @@ class Frame:
         return [*before, *[first] * question, *between, *[second] * context, *after]
 
 
-def frame_of(tokenizer: Any) -> Frame:
+def frame_of(tokenizer: Any, closed: bool = False) -> Frame:
     """What a tokenizer puts around a pair of texts.
 
     A tokenizer that puts nothing between them (those of decoders) gets a line break there: a question that runs into the
     text after it is not a text that the model has seen.
+
+    Args:
+        tokenizer: fast or slow.
+        closed: put an end token after the context where the tokenizer puts nothing.
 
     Raises:
         ModelError: the tokenizer changes a text when another stands beside it.
@@ -74,6 +78,8 @@ def frame_of(tokenizer: Any) -> Frame:
     before, between, after = ids[:first], ids[first + n : second], ids[second + n :]
     if not between:
         between = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
+    if closed and not after:
+        after = [next(i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None)]
     types = pair.get("token_type_ids")
     segments = None
     if types is not None:
@@ -82,7 +88,7 @@ def frame_of(tokenizer: Any) -> Frame:
             types[first],
             types[first + n : second] or [types[first]] * len(between),
             types[second],
-            types[second + n :],
+            types[second + n :] or [types[second]] * len(after),
         )
     return Frame(before, between, after, segments)
 

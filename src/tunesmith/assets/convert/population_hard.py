@@ -90,8 +90,14 @@ def _foreign(documents: Sequence[dict[str, Any]], rows: Sequence[Row], wanted: i
     step = len(rows) / wanted
     for number in range(wanted):
         source = rows[int(number * step)]
-        here = (number * 7 + 3) % len(documents)
+        first = number * 7 + 3
         subject = source["question"].split('"')[1] if '"' in source["question"] else source["question"].split()[2]
-        while subject in documents[here]["context"]:
-            here = (here + 1) % len(documents)
-        yield {"id": f"{here}-none-{number}", "question": source["question"], "context": documents[here]["context"], "answers": nothing}  # fmt: skip
+        around = ((first + k) % len(documents) for k in range(len(documents)))
+        here = next((place for place in around if subject not in documents[place]["context"]), None)
+        if here is not None:
+            yield {
+                "id": f"{here}-none-{number}",
+                "question": source["question"],
+                "context": documents[here]["context"],
+                "answers": nothing,
+            }
