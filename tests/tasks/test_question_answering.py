@@ -543,6 +543,19 @@ def test_a_run_learns_tunes_and_predicts(models: Path, tmp_path: Path) -> None:
     assert opened.qa_outputs.weight.shape == (2, 32)
 
 
+def test_features_of_a_frozen_backbone_follow_the_windows(models: Path, tmp_path: Path) -> None:
+    """Other windows of the same rows are other rows to the head: features cached for the first must not serve the second."""
+    rows = [row(" ".join(WORDS[i : i + 30]), WORDS[i + 20]) for i in range(12)]
+    found = []
+    for name, stride in (("a", 0), ("b", 4), ("c", 0)):
+        run = tunesmith.train(
+            str(tiny_model("bert", models / "bert")), task="question-answering", train=rows, eval=rows, technique="feature-based",
+            max_steps=3, max_length=20, output=tmp_path / name, **{"question-answering": {"stride": stride}},
+        )  # fmt: skip
+        found.append(run.result["training"]["tokens"])
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.mark.registry
 def test_the_documented_command_runs_on_a_slice(tmp_path: Path) -> None:
     try:

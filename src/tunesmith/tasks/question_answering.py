@@ -31,7 +31,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from tunesmith.config import Options as BaseOptions
-from tunesmith.console import warn
+from tunesmith.console import say, warn
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError
 from tunesmith.metrics.squad import Squad, best_threshold, scores
@@ -159,6 +159,9 @@ class QuestionAnswering(Task):
             answered.append(scores(spans[0]["text"] if spans else "", true)[1])
             empty.append(scores("", true)[1])
         self.threshold = best_threshold(margins, answered, empty)
+        say(
+            f"A row is called unanswerable beyond a margin of {self.threshold:.2f} nats, the best of {len(margins)} validation rows."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Whether there are unanswerable rows, the longest answer, the threshold."""
