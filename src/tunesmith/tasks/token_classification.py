@@ -320,6 +320,10 @@ class TokenClassification(Task):
         sure = [score for _, _, probabilities in records for score in probabilities.tolist()] or [0.0]
         return Answer(tags, shown, [sum(sure) / len(sure), min(sure)])
 
+    def words(self, row: Mapping[str, Any]) -> list[str]:
+        """The words of a row."""
+        return words_of(row)
+
     def truth(self, row: Mapping[str, Any]) -> list[str]:
         """A tag for each word."""
         return self._mended(self._parse(row)[1])
