@@ -98,6 +98,7 @@ def test_fetch_gives_one_jsonl_and_says_where_it_came_from(shelf):
             "version": "1.0",
             "file": shelf.path.name,
             "sha256": asset.sha256[0],
+            "pinned": True,
         }
     ]
     assert about["files"]["toy.jsonl"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
