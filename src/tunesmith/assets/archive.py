@@ -89,11 +89,11 @@ def tar_bytes(archive: Path | IO[bytes], member: str, *, limit: int = MEMBER_LIM
 
 
 def deb_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Name (without the leading `./`) and content of the files that a Debian package would install.
+    r"""Name (without the leading `./`) and content of the files that a Debian package would install.
 
     A .deb is an `ar` archive of three members: the format's version, a tar about the package, and `data.tar.*`.
 
-        "!<arch>\\n"  { name 16 | date 12 | owner 6 | group 6 | mode 8 | size 10 | "`\\n" | content, padded to even }...
+        "!<arch>\n"  { name 16 | date 12 | owner 6 | group 6 | mode 8 | size 10 | "`\n" | content, padded to even }...
 
     Source: deb(5); ar(5), the common format.
 
@@ -101,7 +101,9 @@ def deb_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[
         AssetError: the file is no Debian package, or it is packed by a method that nothing here can read.
     """
     content = archive.read_bytes()
-    name, data = next(((name, data) for name, data in _ar(archive.name, content) if name.startswith("data.tar")), ("", b""))
+    name, data = next(
+        ((name, data) for name, data in _ar(archive.name, content) if name.startswith("data.tar")), ("", b"")
+    )
     if not name:
         raise AssetError(f"`{archive.name}` is not a Debian package: it has no `data.tar` inside; fetch it again.")
     if name.endswith(".zst"):  # Ubuntu's; Python reads Zstandard from 3.14 on, and who has apt has dpkg-deb

@@ -29,7 +29,6 @@ from tunesmith.assets.convert import (
 from tunesmith.assets.rows import Converter, RowReader, jsonl
 from tunesmith.errors import AssetError, unknown
 
-
 CURRENT = "current"
 
 

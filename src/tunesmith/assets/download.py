@@ -133,7 +133,9 @@ def _from_debian(source: Source, into: Path, asset: str) -> Path:
         # No lists (a fresh container) or old ones (the mirror has moved on): get lists of our own and ask again.
         config = _apt_folder(into / "lists", packages=True)
         _run([apt, "-q", "-c", str(config), "update"], source, into / "lists", asset, remedy)
-        _run([apt, "-q", "-c", str(config), "download", source.package], source, into / "again", asset, remedy, cwd=into)
+        _run(
+            [apt, "-q", "-c", str(config), "download", source.package], source, into / "again", asset, remedy, cwd=into
+        )
     return _only_file(into, source, asset)
 
 
@@ -204,9 +206,7 @@ CLIENTS: dict[str, Callable[[Source, Path, str], Path]] = {
 }
 
 
-def _run(
-    command: Sequence[str], source: Source, work: Path, asset: str, remedy: str, cwd: Path | None = None
-) -> None:
+def _run(command: Sequence[str], source: Source, work: Path, asset: str, remedy: str, cwd: Path | None = None) -> None:
     """Run a client quietly while a bar follows the growth of its working folder."""
     output = work / "output.txt"
     scratch = work / "tmp"

@@ -54,9 +54,9 @@ def jsonl(filename: str, read: RowReader, *, at_least: int = 1) -> Converter:
     return convert
 
 
-def by_hash(rows: Iterable[Row], key: str) -> list[Row]:
+def by_hash(rows: Iterable[Row], key: str, salt: str = "") -> list[Row]:
     """Rows in the order of a hash of one column: the same everywhere, and any head of them is a fair mixture."""
-    return sorted(rows, key=lambda row: hashlib.sha256(str(row[key]).encode()).digest())
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}{row[key]}".encode()).digest())
 
 
 def _blank(row: Row | Dropped) -> str:

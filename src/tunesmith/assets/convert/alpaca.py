@@ -113,7 +113,8 @@ def mixture(archives: Sequence[Path]) -> Iterator[Row | Dropped]:
         ]
         found += islice(by_hash(rows, "id"), count)
     seen: set[tuple[str, str]] = set()
-    for row in by_hash(found, "id"):
+    # Rows of a data set were chosen by the hash of their id: in that order, data sets with many rows would come first.
+    for row in by_hash(found, "id", salt="mixture"):
         # Two people may open a chat with the same word; a row that is there twice would be on both sides of a split.
         asked = (row["source"], row["input"])
         yield Dropped("same input as another row") if asked in seen else row

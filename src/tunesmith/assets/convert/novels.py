@@ -16,7 +16,7 @@ from tunesmith.assets.rows import Dropped, Row
 from tunesmith.errors import AssetError
 
 PASSAGE = 2_000
-SHORTEST = 100
+TITLE_PAGE = 100  # characters
 TITLES = {
     "emma": "Emma",
     "mansfieldpark": "Mansfield Park",
@@ -41,7 +41,7 @@ def austen(archives: Sequence[Path]) -> Iterator[Row | Dropped]:
             raise AssetError(f"`{archives[0].name}` has no book `{name}`, only {sorted(books)}.")
         for number, text in enumerate(passages(books[name])):
             row = {"text": text, "book": title, "id": f"{name}-{number}"}
-            yield row if len(text) >= SHORTEST else Dropped(f"below {SHORTEST} characters (titles)")
+            yield row if number or len(text) > TITLE_PAGE else Dropped("title page")
 
 
 def passages(lines: Sequence[str]) -> Iterator[str]:

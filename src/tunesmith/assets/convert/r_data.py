@@ -1,9 +1,9 @@
-"""Reading R's binary serialisation: character vectors out of a package's lazy-load database, and nothing else.
+r"""Reading R's binary serialisation: character vectors out of a package's lazy-load database, and nothing else.
 
     Rdata.rdx  gzip of one value: list(variables = list(NAME = c(offset, length)), references = ..., compressed = 1)
     Rdata.rdb  at each offset: size of the value (4 bytes) | zlib of the value
 
-    value = "X\\n" | version | writer | reader | (version 3: encoding) | item
+    value = "X\n" | version | writer | reader | (version 3: encoding) | item
     item  = flags (type in the low 8 bits, 0x200: attributes follow, 0x400: tagged) | content
 
 Integers are big-endian (XDR). Types that only code needs (closures, environments, byte code) are refused.
@@ -25,7 +25,7 @@ _HAS_ATTRIBUTES, _HAS_TAG = 0x200, 0x400
 _LATIN1 = 0x4000  # CHARSXP level bit LATIN1_MASK = 1 << 2, shifted by the 12 bits of type and flags
 
 
-class Named(list):  # type: ignore[type-arg]
+class Named(list[Any]):
     """A vector with R attributes; `names` is the one that is used."""
 
     attributes: dict[str, Any]

@@ -22,6 +22,7 @@ from pathlib import Path
 from tunesmith.assets.rows import Dropped, Row, by_hash
 
 SHORTEST = 100  # characters of a description that is worth a summary
+LONGEST_SYNOPSIS = 100  # characters; policy asks for less than 80, and some tools fill in the whole description
 _NOTHING_TOLD = re.compile(r"transitional|dummy package|debug(ging)? symbols|metapackage", re.IGNORECASE)
 
 
@@ -42,6 +43,8 @@ def descriptions(archives: Sequence[Path]) -> Iterator[Row | Dropped]:
             yield Dropped("tells nothing (transitional, debug symbols, metapackage)")
         elif len(document) < SHORTEST:
             yield Dropped(f"description below {SHORTEST} characters")
+        elif len(synopsis) > LONGEST_SYNOPSIS:
+            yield Dropped(f"synopsis above {LONGEST_SYNOPSIS} characters")
         elif opening in seen or synopsis in seen:
             yield Dropped("same first paragraph or synopsis as another package")
         else:
