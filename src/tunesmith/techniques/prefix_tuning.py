@@ -10,6 +10,7 @@ is saved.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
+from tunesmith.techniques._prompt_files import write, writes_text
 
 CHILD = "tunesmith_prefix"
 ATTENTION = "tunesmith_prefix"
@@ -78,8 +80,21 @@ class PrefixTuning(Technique):
         backbone.base.add_module(CHILD, prefix.to(backbone.embedding.weight.device))
         modules = [module for module, _ in sites]
         backbone.model.register_forward_pre_hook(_Spread(prefix, modules))
+        if writes_text(backbone):
+            backbone.base.register_forward_pre_hook(_Shift(self.options.length), with_kwargs=True)
         _register()
         backbone.model.set_attn_implementation(ATTENTION)
+
+    def extra_positions(self, backbone: Backbone) -> int:
+        """A causal language model counts its positions from behind the prefix, as peft does."""
+        return int(self.options.length) if writes_text(backbone) else 0
+
+    def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
+        """Our own file, and for causal language models peft's beside it."""
+        super().export(backbone, folder, base_path)
+        prefix: Any = getattr(backbone.base, CHILD)
+        if writes_text(backbone) and len(set(prefix.shapes)) == 1:
+            write(backbone, folder, base_path, "prefix", prefix.flat(), prefix.shapes[0][0])
 
     def state(self, backbone: Backbone) -> dict[str, torch.Tensor]:
         """The prefix itself in place of the network that makes it."""
@@ -147,6 +162,23 @@ def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]
             f"prefix-tuning needs attention layers, and {type(model).__name__} has none that use transformers' attention interface."
         )
     return list(found.values())
+
+
+class _Shift:
+    """Pre-hook of a decoder: positions are counted from behind the prefix."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, base: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        positions, cache = kwargs.get("position_ids"), kwargs.get("past_key_values")
+        if positions is None:
+            ids = args[0] if args else kwargs.get("input_ids")
+            if ids is None:
+                ids = kwargs["inputs_embeds"]
+            past = cache.get_seq_length() if cache is not None else 0
+            positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
+        return args, {**kwargs, "position_ids": positions + self.length}
 
 
 class _Spread:
