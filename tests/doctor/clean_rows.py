@@ -26,13 +26,13 @@ WORDS = {
         "remembered painted listened gathered crossed returned slowly often together behind under between without against "
         "during beyond paper silver water stone bread music forest harbour engine lantern blanket shadow morning evening "
         "café naïve story answer question number island journey weather coffee ticket street corner museum library"
-    ).split(),
+    ),
     "vi": (
         "sông núi vườn cửa thư trạm đông hè chợ cầu bếp làng bác sĩ giáo viên nông dân thuyền trưởng lặng hẹp nặng sáng "
         "dịu dàng bất ngờ sớm xa vỡ vàng đi mang mở theo nhớ vẽ nghe gom qua về chậm thường cùng sau dưới giữa không chống "
         "trong ngoài giấy bạc nước đá bánh nhạc rừng cảng máy đèn chăn bóng sáng chiều truyện trả lời hỏi số đảo hành "
         "trình thời tiết cà phê vé phố góc bảo tàng thư viện được người những của"
-    ).split(),
+    ),
 }
 ENCODERS = ("text-classification", "token-classification", "question-answering")
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ class Writer:
     """Sentences that do not repeat, from a seed."""
 
     def __init__(self, language: str, seed: int = 0) -> None:
-        self.words, self.random = list(dict.fromkeys(WORDS[language])), random.Random(f"{language} {seed}")
+        self.words, self.random = list(dict.fromkeys(WORDS[language].split())), random.Random(f"{language} {seed}")
 
     def sentence(self, words: int = 12) -> str:
         return " ".join(self.random.sample(self.words, words)).capitalize() + "."
@@ -71,7 +71,12 @@ class Writer:
         if task == "instruction":
             return {"prompt": self.text(2), "completion": self.text(2)}
         if task == "chat":
-            said = [("user", self.sentence()), ("assistant", self.text(2)), ("user", self.sentence(6)), ("assistant", self.sentence())]
+            said = [
+                ("user", self.sentence()),
+                ("assistant", self.text(2)),
+                ("user", self.sentence(6)),
+                ("assistant", self.sentence()),
+            ]
             system = [("system", self.sentence(5))] if number % 3 == 0 else []
             return {"messages": [{"role": role, "content": text} for role, text in [*system, *said]]}
         return {"text": self.text(3)}
@@ -90,14 +95,16 @@ def model(kind: str, folder: Path) -> Path:
     place = folder / f"doctor-{kind}"
     if (place / "tokenizer.json").is_file():
         return place
-    texts = [" ".join(WORDS[language]) + " " + Writer(language).text(40) for language in LANGUAGES]
+    texts = [WORDS[language] + " " + Writer(language).text(40) for language in LANGUAGES]
     tiny_model(kind, place)
     core: Any
     if kind == "bert":
         core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         core.normalizer = normalizers.NFC()
         core.pre_tokenizer = pre_tokenizers.Whitespace()
-        core.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=900, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+        core.train_from_iterator(
+            texts, trainers.WordPieceTrainer(vocab_size=900, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+        )
         core.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
@@ -108,7 +115,9 @@ def model(kind: str, folder: Path) -> Path:
         core.decoder = decoders.ByteLevel()
         marks = ["<s>", "<|start|>", "<|end|>"]
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1600, special_tokens=marks, initial_alphabet=alphabet))
+        core.train_from_iterator(
+            texts, trainers.BpeTrainer(vocab_size=1600, special_tokens=marks, initial_alphabet=alphabet)
+        )
         names = {"bos_token": "<s>", "eos_token": "<|end|>", "pad_token": "<|end|>"}  # padding is the end, as in many
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=512, **names)
     if kind != "bert":
@@ -119,7 +128,11 @@ def model(kind: str, folder: Path) -> Path:
     config = json.loads((place / "config.json").read_text())
     config |= {"max_position_embeddings": 512, "vocab_size": len(tokenizer)}
     if kind != "bert":
-        config |= {"architectures": ["LlamaForCausalLM"], "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        config |= {
+            "architectures": ["LlamaForCausalLM"],
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+        }
     (place / "config.json").write_text(json.dumps(config))
     tokenizer.save_pretrained(place)
     return place
@@ -130,11 +143,17 @@ def write(path: Path, content: list[Row]) -> Path:
     return path
 
 
-def examined(task: str, train: list[Row], held: list[Row] | None, folder: Path, models: Path, **settings: Any) -> Report:
+def examined(
+    task: str, train: list[Row], held: list[Row] | None, folder: Path, models: Path, **settings: Any
+) -> Report:
     """The doctor on rows: from files with a tiny model; rows alone for tasks of columns that need no model here."""
     if task in ("token-classification", "question-answering"):
         return examined_alone(task, train, held)
-    raw = {"task": task, "train": str(write(folder / "train.jsonl", train)), "model": str(model("bert" if task in ENCODERS else "llama", models))}
+    raw = {
+        "task": task,
+        "train": str(write(folder / "train.jsonl", train)),
+        "model": str(model("bert" if task in ENCODERS else "llama", models)),
+    }
     if held is not None:
         raw["eval"] = str(write(folder / "eval.jsonl", held))
     return examine(build(RunConfig, {**raw, **settings}))

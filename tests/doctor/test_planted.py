@@ -46,7 +46,9 @@ def damage(task: str, row: Row, junk: str, place: str) -> None:
         message = row["messages"][{"start": -4, "middle": -3, "end": -1}[place]]
         message["content"] = put(message["content"], junk, place)
     else:
-        name = {"question-answering": "question", "summarization": "document", "instruction": "completion"}.get(task, "text")
+        name = {"question-answering": "question", "summarization": "document", "instruction": "completion"}.get(
+            task, "text"
+        )
         row[name] = put(row[name], junk, place)
 
 
@@ -59,7 +61,9 @@ def near(task: str, row: Row, place: str) -> Row:
     elif task == "chat":
         copied["messages"][-1]["content"] += " ok"
     else:
-        for name in {"question-answering": ["question"], "summarization": ["document"], "instruction": ["prompt"]}.get(task, ["text"]):
+        for name in {"question-answering": ["question"], "summarization": ["document"], "instruction": ["prompt"]}.get(
+            task, ["text"]
+        ):
             words = copied[name].split(" ")
             words[at] += "y"
             copied[name] = " ".join(words)
@@ -67,7 +71,9 @@ def near(task: str, row: Row, place: str) -> Row:
 
 
 def blank(task: str, row: Row) -> None:
-    name = {"token-classification": "tokens", "question-answering": "context", "summarization": "document"}.get(task, "text")
+    name = {"token-classification": "tokens", "question-answering": "context", "summarization": "document"}.get(
+        task, "text"
+    )
     row[name] = [] if name == "tokens" else "  "
     if name == "tokens":
         row["ner_tags"] = []
@@ -160,8 +166,9 @@ def summaries(plan: Plan, number: int, place: str) -> None:
     row = plan.take("summary-longer", "eval")
     row["document"] = plan.writer.sentence(9)
     row["summary"] = plan.writer.sentence(10) + " " + plan.writer.sentence(12)
-    plan.take("target-cut")["summary"] = plan.writer.text(4)
-    plan.take("target-cut", "eval")["summary"] = plan.writer.text(4)
+    for role in ("train", "eval"):
+        row = plan.take("target-cut", role)
+        row["document"], row["summary"] = plan.writer.text(20), plan.writer.text(15)
 
 
 def completions(plan: Plan, number: int, place: str) -> None:
@@ -184,7 +191,9 @@ def chats(plan: Plan, number: int, place: str) -> None:
 
     plan.take("messages")["messages"] = ("hello", [], [{"content": "no role"}])[number]
     plan.take("assistant-silent")["messages"] = said(*["user"] * 1)
-    plan.take("unknown-role")["messages"] = said("user", "assistant", ("narrator", "judge", "agent")[number], "assistant")
+    plan.take("unknown-role")["messages"] = said(
+        "user", "assistant", ("narrator", "judge", "agent")[number], "assistant"
+    )
     plan.take("late-system")["messages"] = said("user", "assistant", "system", "user", "assistant")
     plan.take("starts-with-assistant")["messages"] = said("assistant", "user", "assistant")
     plan.take("not-alternating")["messages"] = said("user", "user", "assistant")

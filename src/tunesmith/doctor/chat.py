@@ -56,7 +56,6 @@ def texts(row: Mapping[str, Any]) -> list[str]:
 
 def conversation(case: Case) -> Iterator[Finding]:
     """Rows that are none, in which the assistant is silent, or in which the turns are odd."""
-    special = {token for token in getattr(case.tokenizer, "all_special_tokens", []) if len(token) > 2}
     for part in case.parts.values():
         found: dict[str, list[int]] = {code: [] for code in SAID}
         for i, value in enumerate(part.columns.get("messages", [])):
@@ -66,7 +65,7 @@ def conversation(case: Case) -> Iterator[Finding]:
             if said is None:
                 found["messages"].append(i)
                 continue
-            for code in _odd(said, special):
+            for code in _odd(said):
                 found[code].append(i)
         for code, rows in found.items():
             if rows:
@@ -85,11 +84,10 @@ SAID = {
     "not-alternating": (False, "the same side speaks twice in a row", "join its turns into one"),
     "ends-with-user": (False, "the last turn is the user's, which nobody answers", "cut it off; nothing is learned from it"),
     "empty-turn": (False, "a turn is empty", "fill it in, or remove it with its answer"),
-    "marks-in-text": (False, "a turn holds marks of the model's own template", "give plain text; the template is applied here"),
 }  # fmt: skip
 
 
-def _odd(said: list[tuple[str, str, bool]], special: set[str]) -> Iterator[str]:
+def _odd(said: list[tuple[str, str, bool]]) -> Iterator[str]:
     """Codes of what is odd in one conversation, each once."""
     roles = [role for role, _, _ in said if role != "system"]
     spoken = [role for role in roles if role != "tool"]
@@ -109,8 +107,6 @@ def _odd(said: list[tuple[str, str, bool]], special: set[str]) -> Iterator[str]:
         yield "ends-with-user"
     if any(is_blank(content) and not calls for _, content, calls in said):
         yield "empty-turn"
-    if special and any(mark in content for _, content, _ in said for mark in special):
-        yield "marks-in-text"
 
 
 ROW_CHECKS = [conversation]

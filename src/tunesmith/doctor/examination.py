@@ -55,8 +55,9 @@ def examine(config: RunConfig, show: int = 0) -> Report:
     if not task_is_ready(task, case):
         return finish(report, case)
     loaded = open_without_weights(config, task)
-    task.positions = positions(loaded, technique.extra_positions())
-    max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
+    taken = technique.extra_positions(loaded.backbone)
+    task.positions = positions(loaded, taken)
+    max_length = pick_max_length(config.max_length, task.default_max_length, loaded, taken)
     case = replace(
         case,
         task=task,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tunesmith.doctor.case import IGNORED, Case
-from tunesmith.doctor.finding import Finding, counted, share
+from tunesmith.doctor.finding import Finding, counted, rows_that, share
 
 
 def trained(case: Case) -> Iterator[Finding]:
@@ -83,4 +83,21 @@ def double_start(case: Case) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-ENCODED_CHECKS = [trained, stop, double_start]
+def marks(case: Case) -> Iterator[Finding]:
+    """Text in which the model's own marks stand (`<|im_end|>`): tasks that write read them as the marks they look like."""
+    if case.tokenizer is None or not hasattr(case.task, "stops"):
+        return
+    special = {token for token in case.tokenizer.all_special_tokens if len(token) > 2}
+    for part in case.parts.values():
+        found = {
+            i: mark for i, text in enumerate(case.texts(part)) if "<" in text or "[" in text
+            for mark in special if mark in text
+        }  # fmt: skip
+        if found:
+            yield part.finding(
+                "warning", "marks-in-text", found, f"{rows_that(len(found), 'hold')} marks of the model's own, such as `{min(found.values())}`",
+                "give plain text; the template is applied here",
+            )  # fmt: skip
+
+
+ENCODED_CHECKS = [trained, stop, double_start, marks]
