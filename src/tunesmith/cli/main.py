@@ -71,7 +71,7 @@ def run(args: list[str] | None = None) -> int:
         register()
     command = typer.main.get_command(app)
     try:
-        command.main(args=args, prog_name="tunesmith", standalone_mode=False)
+        code = command.main(args=args, prog_name="tunesmith", standalone_mode=False)
     except TunesmithError as error:
         _say("interrupted" if error.exit_code == 130 else "error", str(error))
         return error.exit_code
@@ -82,7 +82,7 @@ def run(args: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _explain(error)
-    return 0
+    return code if isinstance(code, int) else 0  # what `raise typer.Exit(2)` comes back as
 
 
 def _explain(error: Exception) -> int:

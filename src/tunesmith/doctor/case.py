@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tunesmith.cache.ragged import RaggedRows
 from tunesmith.doctor.finding import Finding, Level
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 Texts = Callable[[Mapping[str, Any]], list[str]]
 IGNORED = -100  # label of positions that nothing is asked of (the task contract's)
 
@@ -128,10 +129,12 @@ class Part:
         columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
         return Part(self.role, self.source, columns, [self.numbers[i] for i in kept])
 
-    def finding(self, level: Level, code: str, indices: Iterable[int], what: str, remedy: str) -> Finding:
+    def finding(
+        self, level: Level, code: str, indices: Iterable[int], what: str, remedy: str, estimate: int | None = None
+    ) -> Finding:
         """A finding in some of the rows (by index; none: the part as a whole)."""
         rows = tuple(int(self.numbers[i]) for i in sorted({int(i) for i in indices}))
-        return Finding(level, code, self.role, self.source, rows, what, remedy)
+        return Finding(level, code, self.role, self.source, rows, what, remedy, estimate)
 
 
 @dataclass
@@ -189,9 +192,14 @@ class Case:
 
     def texts(self, part: Part) -> list[str]:
         """All text that a person wrote in each row."""
-        if part.role not in self._text_cache:
-            self._text_cache[part.role] = [self._text(part, i) for i in range(len(part))]
-        return self._text_cache[part.role]
+        return self.once(f"texts {part.role}", lambda: [self._text(part, i) for i in range(len(part))])
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What several checks need of the rows, made once."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: T = self._made[name]
+        return found
 
     def _text(self, part: Part, index: int) -> str:
         row = part.row(index)
@@ -200,7 +208,7 @@ class Case:
         return "\n".join(leaf for name in (*self.inputs, *self.targets) for leaf in leaves(row.get(name)))
 
     @cached_property
-    def _text_cache(self) -> dict[str, list[str]]:
+    def _made(self) -> dict[str, Any]:
         return {}
 
     def keys(self, part: Part) -> list[tuple[str, ...]]:

@@ -274,5 +274,5 @@ def finish(report: Report, case: Case) -> Report:
     for role, part in case.parts.items():
         report.statistics[role] = {"rows": len(part), **report.statistics.get(role, {})}
     order = {role: i for i, role in enumerate(case.parts)}
-    report.findings.sort(key=lambda f: (f.level != "error", order.get(f.role, 9), -len(f.rows)))
+    report.findings.sort(key=lambda f: (f.level != "error", order.get(f.role, 9), -f.count))
     return report

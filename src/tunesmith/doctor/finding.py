@@ -23,6 +23,7 @@ class Finding:
         rows: row numbers as a person counts them; none where the file as a whole is meant.
         what: what is wrong, as the end of a sentence that began with the place.
         remedy: what to do.
+        estimate: how many rows, where only some were looked at.
     """
 
     level: Level
@@ -32,6 +33,12 @@ class Finding:
     rows: tuple[int, ...]
     what: str
     remedy: str
+    estimate: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows; 0 where the file as a whole is meant."""
+        return len(self.rows) if self.estimate is None else self.estimate
 
     @property
     def sentence(self) -> str:
@@ -47,7 +54,7 @@ class Finding:
             "role": self.role,
             "file": self.source,
             "rows": list(self.rows[:LISTED]),
-            "count": len(self.rows),
+            "count": self.count,
             "message": self.sentence,
             "remedy": self.remedy,
         }

@@ -16,6 +16,7 @@ SHORTEST = 8  # tokens that are predicted in a document
 LINE = 20  # characters from which a line is no chance
 OFTEN = 0.05  # share of the documents that a line may stand in
 LEAST = 5  # documents that a line must stand in to count as repeated
+TENTH = 0.1  # share of a document that such lines must make up; a salutation is none
 HALF = 0.5  # share of a document's lines that may be repeated within it
 UNPRINTED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ue000-\uf8ff]")
 DIRTY = 0.02  # share of unprintable characters
@@ -72,9 +73,10 @@ def repeated(case: Case) -> Iterator[Finding]:
         limit = max(LEAST, OFTEN * len(part))
         everywhere = {line for line, count in holders.items() if count >= limit}
         # A document that is nothing but the line is a duplicate, and said to be one.
-        found = [i for i, unique in enumerate(lined) if unique & everywhere]
+        sizes = [sum(map(len, unique & everywhere)) for unique in lined]
+        found = [i for i, text in enumerate(case.texts(part)) if sizes[i] and sizes[i] >= TENTH * len(text)]
         if found:
-            line = max(everywhere, key=lambda text: holders[text])
+            line = max(lined[found[0]] & everywhere, key=lambda text: holders[text])
             yield part.finding(
                 "warning", "boilerplate", found, f"the same line stands in {counted(holders[line], 'document')} (`{line[:50]}`)",
                 "remove it; it is learned once and then only costs time",

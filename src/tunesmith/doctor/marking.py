@@ -37,7 +37,7 @@ def _row(case: Case, part: Part, index: int) -> dict[str, Any]:
         if encoded.labels is not None and encoded.label_offsets is not None:
             labels = encoded.labels[encoded.label_offsets[feature] : encoded.label_offsets[feature + 1]]
         window = f"window {number}" if len(features) > 1 else "input"
-        aligned = labels is not None and len(labels) == len(ids) and not _is_span(case, labels)
+        aligned = labels is not None and _is_aligned(case, ids, labels)
         marks: list[Mark] = [
             "trained" if aligned and labels is not None and labels[i] != IGNORED else "context" for i in range(len(ids))
         ]
@@ -54,6 +54,14 @@ def _row(case: Case, part: Part, index: int) -> dict[str, Any]:
     if encoded.labels is None:
         shown["label"] = next((part.columns[name][index] for name in case.targets if name in part.columns), None)
     return shown
+
+
+def _is_aligned(case: Case, ids: Array, labels: Array) -> bool:
+    """Whether labels belong to the tokens of the input: tags, or the same tokens; an encoder-decoder's are another text."""
+    if len(labels) != len(ids) or _is_span(case, labels):
+        return False
+    asked = labels != IGNORED
+    return bool(getattr(case.task, "labels", None)) or np.array_equal(labels[asked], ids[asked])
 
 
 def _is_span(case: Case, labels: Array) -> bool:

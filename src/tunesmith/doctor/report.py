@@ -71,7 +71,7 @@ def _by_code(findings: Sequence[Finding]) -> dict[str, int]:
     """Rows of each kind of finding, over all files."""
     rows: dict[str, int] = {}
     for finding in findings:
-        rows[finding.code] = rows.get(finding.code, 0) + len(finding.rows)
+        rows[finding.code] = rows.get(finding.code, 0) + finding.count
     return dict(sorted(rows.items(), key=lambda item: -item[1]))
 
 

@@ -19,6 +19,10 @@ NUMBERS = 20  # different numbers from which they are hardly classes
 
 def labels(case: Case, part: Part) -> list[list[str]]:
     """The labels of each row as text; none where the cell holds none that counts."""
+    return case.once(f"labels {part.role}", lambda: _labels(case, part))
+
+
+def _labels(case: Case, part: Part) -> list[list[str]]:
     separator = case.option("separator")
     found = []
     for value in part.columns.get("label", []):
@@ -46,6 +50,10 @@ def _number(text: str) -> float | None:
 
 def is_regression(case: Case) -> bool:
     """Whether the labels are amounts, as the task itself would guess."""
+    return case.once("regression", lambda: _is_regression(case))
+
+
+def _is_regression(case: Case) -> bool:
     problem = case.option("problem", "auto")
     if problem != "auto":
         return bool(problem == "regression")

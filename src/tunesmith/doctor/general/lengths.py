@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,22 +34,33 @@ def lengths(case: Case) -> Iterator[Finding]:
         suspects = np.flatnonzero(longest >= case.max_length // 2)
         looked = _sample(suspects, QUICK if case.quick else ALL)
         scale = len(suspects) / max(len(looked), 1)
-        cut, target_cut, lost, whole = _compare(case, part, encoded, looked)
-        rows = round(len(cut) * scale)
-        case.note(part, rows_cut=rows / len(part), targets_cut=round(len(target_cut) * scale) / len(part))
-        if rows >= CUT_ROWS * len(part) and len(cut):
-            about = "about " if scale > 1 else ""
+        found = _compare(case, part, encoded, looked)
+        rows, targets = round(len(found.cut) * scale), round(len(found.target_cut) * scale)
+        case.note(part, rows_cut=rows / len(part), targets_cut=targets / len(part))
+        about = "about " if scale > 1 else ""
+        if found.cut and rows >= CUT_ROWS * len(part):
             yield part.finding(
-                "warning", "cut", cut,
-                f"{about}{share(rows, len(part))} rows are longer than max_length={case.max_length} and lose text ({lost / max(whole, 1):.0%} of theirs)",
-                f"raise --max-length (the longest has {_longest(case, part, cut):,} tokens) or shorten the rows",
+                "warning", "cut", found.cut,
+                f"{about}{share(rows, len(part))} rows are longer than max_length={case.max_length} and lose text ({found.lost / found.whole:.0%} of theirs)",
+                f"raise --max-length (the longest has {found.longest:,} tokens) or shorten the rows", rows,
             )  # fmt: skip
-        if len(target_cut):
+        if found.target_cut:
             yield part.finding(
-                "warning", "target-cut", target_cut,
-                f"{share(round(len(target_cut) * scale), len(part))} rows lose some of the text that is to be learned",
-                "raise --max-length or shorten the rows",
+                "warning", "target-cut", found.target_cut,
+                f"{about}{share(targets, len(part))} rows lose some of the text that is to be learned",
+                "raise --max-length or shorten the rows", targets,
             )  # fmt: skip
+
+
+@dataclass
+class Cut:
+    """What some rows lose: which of them, tokens lost and tokens there in those, the longest of them."""
+
+    cut: list[int] = field(default_factory=list)
+    target_cut: list[int] = field(default_factory=list)
+    lost: int = 0
+    whole: int = 0
+    longest: int = 0
 
 
 def _sample(indices: Array, limit: int) -> Array:
@@ -63,28 +75,24 @@ def uncut(case: Case, part: Part, index: int) -> Encoded | None:
         return None
 
 
-def _compare(case: Case, part: Part, encoded: Encoded, rows: Array) -> tuple[list[int], list[int], int, int]:
-    """Rows that lose tokens, rows that lose targets; tokens lost and tokens there, of the rows that lose some."""
+def _compare(case: Case, part: Part, encoded: Encoded, rows: Array) -> Cut:
+    """What rows lose, by encoding them once more without a bound."""
     kept = encoded.per_row(encoded.lengths)
     asked = encoded.count_labels(encoded.labels != IGNORED) if encoded.labels is not None else None
-    cut, target_cut, lost, whole = [], [], 0, 0
+    found = Cut()
     for index in rows.tolist():
         full = uncut(case, part, index)
         if full is None:
             continue
         size = int(full.lengths.sum())
         if kept[index] < size:
-            cut.append(index)
-            lost += size - int(kept[index])
-            whole += size
+            found.cut.append(index)
+            found.lost += size - int(kept[index])
+            found.whole += size
+            found.longest = max(found.longest, size)
         if asked is not None and full.labels is not None and asked[index] < int((full.labels != IGNORED).sum()):
-            target_cut.append(index)
-    return cut, target_cut, lost, whole
-
-
-def _longest(case: Case, part: Part, rows: list[int]) -> int:
-    found = (uncut(case, part, index) for index in rows[:QUICK])
-    return max((int(one.lengths.sum()) for one in found if one is not None), default=0)
+            found.target_cut.append(index)
+    return found
 
 
 ENCODED_CHECKS = [lengths]
