@@ -367,6 +367,8 @@ def frozen_features(run: Run) -> tuple[Any, Any, float]:
         "technique": run.technique.options.model_dump(mode="json"),
         "task": run.task.name,
         "task_state": run.task.state_dict(),
+        "task_options": run.task.options.model_dump(mode="json"),
+        "bound": run.task.encoding_key(),
         "task_code": run.task.code_version,
         "model_config": run.loaded.model.config.to_json_string(),
         "quantization": run.config.quantization,

@@ -45,6 +45,17 @@ def test_wnut_tweets():
     assert "person" in types
 
 
+def test_population_qa_hard():
+    rows = rows_of("population-qa-hard")
+    assert len(rows) == 1_289
+    assert sum(not row["answers"]["text"] for row in rows) == 387
+    assert all(
+        row["context"][start : start + len(text)] == text
+        for row in rows
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+    )
+
+
 def test_human_eval_solutions_pass_their_tests():
     rows = rows_of("human-eval")
     assert len(rows) == 164

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from tunesmith.assets.convert import chitchat, encoder, gguf, human_eval, population, sentiment, spam, speeches, wnut
+from tunesmith.assets.convert import (
+    chitchat,
+    encoder,
+    gguf,
+    human_eval,
+    population,
+    population_hard,
+    sentiment,
+    spam,
+    speeches,
+    wnut,
+)
 from tunesmith.assets.rows import Converter, RowReader, jsonl
 from tunesmith.errors import AssetError, unknown
 
@@ -134,6 +145,8 @@ def _rated(name: str, file: str, description: str) -> Asset:
 _VADER = Source(
     "vaderSentiment", "2.5", "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", 2_451_781, sdist=True
 )
+
+_EVALS = Source("evals", "3.0.1.post1", "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78", 46_322_659)
 
 _GEMMA = partial(Source, version="1.0.0")
 
@@ -264,11 +277,20 @@ _ALL = (
     data(
         "population-qa",
         "question-answering",
-        Source("evals", "3.0.1.post1", "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78", 46_322_659),
+        _EVALS,
         population.questions,
         licence="MIT",
         description="which people a drug trial studied, as spans of its abstract",
         columns="question context answers",
+    ),
+    data(
+        "population-qa-hard",
+        "question-answering",
+        _EVALS,
+        population_hard.questions,
+        licence="MIT",
+        description="several questions on two abstracts at once, 30 % of them unanswerable, made from population-qa",
+        columns="id question context answers",
     ),
     data(
         "sotu",

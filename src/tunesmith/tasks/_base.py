@@ -63,6 +63,9 @@ class Task(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
     """Columns whose content says that two rows are the same."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Columns whose content keeps rows on one side when a part is cut off, where that is less than all inputs (a passage with
+    several questions)."""
     targets: ClassVar[tuple[str, ...]]
     """Columns that hold what is to be predicted: rows to predict for need not have them."""
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {}
