@@ -14,7 +14,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
-from tunesmith.console import quiet_libraries, say, warn
+from tunesmith.console import quiet_libraries, say
 from tunesmith.errors import UserError
 from tunesmith.run_folder import (
     clear_folder,
@@ -211,6 +211,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     from tunesmith import registry, seeding
     from tunesmith.data.encode import encode
     from tunesmith.data.splits import load_roles
+    from tunesmith.doctor.examination import at_start
     from tunesmith.models.load import load_model, load_tokenizer, locate, pick_max_length, positions
     from tunesmith.techniques._base import create
     from tunesmith.training.precision import pick_device
@@ -219,7 +220,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
     technique = create(config.technique, config.options.get(registry.resolve("technique", config.technique).name))
     roles = load_roles(config, task)
-    warn_about(roles)
+    say_held_out(roles)
     task.fit(roles.train)
     for role, rows in roles.present():
         if role != "train":
@@ -239,6 +240,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
+    at_start(config, task, roles, encoded, loaded, max_length, technique)
     return Run(config, folder, device, task, technique, roles, loaded, encoded, max_length)
 
 
@@ -408,12 +410,7 @@ def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:
     return {}
 
 
-def warn_about(roles: Any) -> None:
-    """Say what was held out, and what looks odd but does not stop a run."""
+def say_held_out(roles: Any) -> None:
+    """Say which rows were held out, where the user named none."""
     if "by content hash" in roles.origins["eval"]:
         say(f"No --eval given: {len(roles.eval):,} rows ({roles.origins['eval']}) are held out and only measured.")
-    for rows in (roles.train, roles.eval):
-        texts = rows.table["text"] if "text" in rows.table.column_names else []
-        empty = sum(1 for text in texts if isinstance(text, str) and not text.strip())
-        if empty:
-            warn(f"{rows.source}: {empty} rows have an empty `text`.")

@@ -157,6 +157,7 @@ def refuse_early(config: CompareConfig) -> dict[str, Any]:
         Hashes of the rows and the model, by which a run that is already there is recognised.
     """
     from tunesmith.data.splits import load_roles
+    from tunesmith.doctor.examination import at_start
     from tunesmith.models.load import load_tokenizer, locate
     from tunesmith.training.precision import pick_device
 
@@ -167,6 +168,7 @@ def refuse_early(config: CompareConfig) -> dict[str, Any]:
     for role, rows in roles.present():
         if role != "train":
             task.check(rows, role)
+    at_start(config, task, roles)
     source = locate(config.model)
     load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     return {"data_sha256": roles.sha256(), "model_sha256": source.sha256}
