@@ -146,9 +146,7 @@ def test_documents_in_one_row_do_not_see_each_other(cell: str) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_generation_with_its_state_equals_without(
-    cell: str, beams: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generation_with_its_state_equals_without(cell: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = causal(cell)
     model.generation_config.eos_token_id = None
     prompts = ids(2, 6)

@@ -257,10 +257,13 @@ def load_model(
 
 
 def model_class(name: str, config: Any) -> Any:
-    """The class called `name` (`AutoModelFor...`) in transformers."""
+    """The class called `name` (`AutoModelFor...`) in transformers, completed by ours where it has none for a family."""
     import transformers
 
-    return getattr(transformers, name)
+    auto = getattr(transformers, name)
+    if type(config) not in getattr(auto, "_model_mapping", {type(config)}):
+        import tunesmith.models.classes  # noqa: F401  (registers them)
+    return auto
 
 
 def longest_input(config: Any, tokenizer: Any) -> int | None:

@@ -97,7 +97,9 @@ class Cell(nn.Module):
         if self.kind == "lstm":
             outputs, *after = kernels.lstm(inputs, start, weights, *rest)
         else:
-            outputs, *after = (kernels.gru if self.kind == "gru" else kernels.rnn_tanh)(inputs, start[0], weights, *rest)
+            outputs, *after = (kernels.gru if self.kind == "gru" else kernels.rnn_tanh)(
+                inputs, start[0], weights, *rest
+            )
         return outputs, tuple(state[0] for state in after)
 
     def _loop(

@@ -224,7 +224,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.dropout(hidden),
             past_key_values=past_key_values,  # type: ignore[arg-type]
-            hidden_states=tuple(states) if output_hidden_states else None,  # type: ignore[arg-type]
+            hidden_states=tuple(states) if output_hidden_states else None,
         )
 
 
@@ -283,9 +283,9 @@ class RecurrentForSequenceClassification(RecurrentPreTrainedModel):
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 2)
         self.model = RecurrentModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
