@@ -12,7 +12,7 @@ import pytest
 
 from tunesmith import assets
 from tunesmith.cli.main import run
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -232,8 +232,10 @@ def prepare(config: RunConfig, folder: Path) -> Run:
         source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
     )  # fmt: skip
     loaded.model.to(device)
-    task.positions = positions(loaded, technique.extra_positions())
-    max_length = pick_max_length(config.max_length, task.default_max_length, loaded, technique.extra_positions())
+    task.positions = positions(loaded, technique.extra_positions(loaded.backbone))
+    max_length = pick_max_length(
+        config.max_length, task.default_max_length, loaded, technique.extra_positions(loaded.backbone)
+    )
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
@@ -247,7 +249,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     from tunesmith.evaluation import cost
     from tunesmith.models.load import dropout_to
     from tunesmith.training import dropout
-    from tunesmith.training.feed import Feed
+    from tunesmith.training.feed import Feed, packing_works
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import Session, fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -262,15 +264,21 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
         enable()
     rows, stand_in, spent = run.encoded["train"], None, 0.0
-    if technique.cache_boundary == "base" and technique.options.cache:
+    if technique.cache_boundary == "base" and technique.options.cache and not run.task.redraws:
         rows, stand_in, spent = frozen_features(run)
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype = pick_dtype("float32" if stand_in else config.dtype, run.device, total)
     dropout.install(loaded.model)
+    packed = (
+        stand_in is None
+        and run.task.packs
+        and packing_works(run.task, loaded.model, rows, loaded.tokenizer.pad_token_id, run.device)
+    )
     masters = Masters(loaded.model, dtype)
     feed = Feed(
         run.task, loaded.model, rows, batch_size=config.batch_size, micro_batch_size=options.micro_batch_size, seed=config.seed,
         buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
+        capacity=run.max_length if packed else None,
     )  # fmt: skip
     steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
     # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
@@ -278,8 +286,9 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     every = options.evaluate_every or (math.ceil(steps / times) if times else None)
     rate = config.learning_rate or technique.default_learning_rate
     kind = str(dtype).removeprefix("torch.")
+    amount = f"{len(run.roles.train):,} rows" + (f" in {len(feed.bins):,} packed sequences" if feed.bins else "")
     say(
-        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {len(rows):,} rows, "
+        f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size}, {kind} on {run.device}."
     )
 

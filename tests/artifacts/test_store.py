@@ -12,7 +12,7 @@ import tunesmith
 from tunesmith.artifacts.verify import verify_run
 from tunesmith.errors import ArtifactError, VerificationError
 from tunesmith.testing import KINDS, tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 TECHNIQUES = ("full", "feature-based", "bitfit", "adapter", "lora", "prompt-tuning", "prefix-tuning")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tunesmith.testing import tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tunesmith.testing import tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 Args = list[object]
 

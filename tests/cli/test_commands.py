@@ -16,7 +16,7 @@ import pytest
 from tunesmith import assets, registry
 from tunesmith.cli.template import template
 from tunesmith.config import RunConfig, build, parse, read_file
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "show", "list", "init")
 

@@ -10,7 +10,7 @@ import pytest
 
 import tunesmith
 from tunesmith.testing import tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 SETTINGS: dict[str, Any] = {"max_steps": 4, "batch_size": 8, "seeds": [0, 1]}
 

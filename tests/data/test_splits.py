@@ -18,7 +18,7 @@ from tunesmith.data.sources import Rows
 from tunesmith.data.splits import SHARE, assign, cut, load_roles, position
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.testing import tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 
 INPUTS = ("text", "text_pair")
 

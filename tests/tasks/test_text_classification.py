@@ -474,7 +474,7 @@ def test_special_tokens_in_a_text_are_text(models: Path, tmp_path: Path) -> None
     """A literal end token must not become one: BART's head counts them and fails in the middle of training."""
     import tunesmith
     from tunesmith.testing import tiny_model
-    from tunesmith.testing.models import toy_rows
+    from tunesmith.testing.rows import toy_rows
 
     rows = [{**row, "text": row["text"] + (" [SEP] [SEP]" if i % 3 == 0 else "")} for i, row in enumerate(toy_rows(16))]
     run = tunesmith.train(
@@ -490,7 +490,7 @@ def test_an_empty_text_is_a_row(models: Path, tmp_path: Path) -> None:
 
     import tunesmith
     from tunesmith.testing import tiny_model
-    from tunesmith.testing.models import toy_rows
+    from tunesmith.testing.rows import toy_rows
 
     folder = shutil.copytree(tiny_model("llama", models / "llama"), tmp_path / "bare")
     state = json.loads((folder / "tokenizer.json").read_text())

@@ -12,7 +12,7 @@ import torch
 import tunesmith
 from tunesmith.models.backbone import dimensions
 from tunesmith.testing import KINDS, tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 from tunesmith.testing.techniques import Bench
 
 PEFT_BOUND = 1e-4  # fp32 logits, as promised to users
@@ -68,6 +68,55 @@ def test_artifact_opens_with_plain_peft(
         config.base_model_name_or_path, num_labels=2, pad_token_id=0
     )
     assert float((logits_of(untouched, tokenizer) - expected).abs().max()) > 1e-2  # the comparison can fail
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    ("technique", "options"),
+    [
+        ("prompt-tuning", {}),
+        ("prefix-tuning", {}),
+        ("prefix-tuning", {"reparametrization": True}),
+        ("lora", {}),
+        ("ia3", {}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(v),
+)
+def test_a_language_model_opens_with_plain_peft(
+    technique: str, options: dict[str, Any], kind: str, models: Path, tmp_path: Path
+) -> None:
+    """Logits of the next token and the written text are equal; the untouched model's are not."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rows = [{"text": row["text"]} for row in toy_rows(24)]
+    place = tmp_path / "base"  # with an output layer of its own, as every real checkpoint has
+    AutoModelForCausalLM.from_pretrained(str(tiny_model(kind, models / kind))).save_pretrained(place)
+    AutoTokenizer.from_pretrained(str(models / kind)).save_pretrained(place)
+    run = tunesmith.train(
+        str(place), train=rows, eval=rows[:8], task="language-modeling", technique=technique, max_steps=4,
+        batch_size=8, learning_rate=1e-2, output=tmp_path / "run", **{technique: options},
+    )  # fmt: skip
+    ours = run.load().model
+    tokenizer = AutoTokenizer.from_pretrained(str(run.artifact))
+    base = AutoModelForCausalLM.from_pretrained(str(place))
+    ids = tokenizer(
+        ["the film was very good and", "a bad plot"], padding=True, return_tensors="pt", add_special_tokens=False
+    )
+    inputs = {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        untouched = base.eval()(**inputs).logits
+        plain = PeftModel.from_pretrained(base, str(run.artifact)).eval()
+        expected = ours.eval()(**inputs).logits
+        found = plain(**inputs).logits
+    found = found[:, -expected.shape[1] :]  # peft's prompt keeps its own positions in front
+    assert float((found - expected)[real].abs().max()) < PEFT_BOUND
+    assert float((untouched - expected)[real].abs().max()) > 1e-3  # the comparison can fail
+    one = {"input_ids": inputs["input_ids"][:1], "attention_mask": inputs["attention_mask"][:1]}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    texts = [m.generate(**one, **settings)[0, -8:].tolist() for m in (ours, plain)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

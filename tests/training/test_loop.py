@@ -12,7 +12,7 @@ import torch
 import tunesmith
 from tunesmith import run as runs
 from tunesmith.testing import tiny_model
-from tunesmith.testing.models import toy_rows
+from tunesmith.testing.rows import toy_rows
 from tunesmith.training import checkpoint, dropout, loop
 from tunesmith.training.log import read
 

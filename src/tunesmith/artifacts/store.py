@@ -177,7 +177,7 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
         technique.attach(loaded.backbone)
     technique.restore(loaded.backbone, folder)
     loaded.model.eval()
-    task.positions = positions(loaded, technique.extra_positions())
+    task.positions = positions(loaded, technique.extra_positions(loaded.backbone))
     return Opened(loaded, task, technique, info, folder)
 
 

@@ -8,6 +8,7 @@ number of optimiser steps stays the same, and every row is still seen once an ep
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,42 @@ def passes(lengths: np.ndarray[Any, Any], overhead: int, most: int) -> list[np.n
         found.append(order[start[end] : end])
         end = int(start[end])
     return found[::-1]
+
+
+def pack(lengths: np.ndarray[Any, Any], capacity: int) -> list[np.ndarray[Any, Any]]:
+    """Put short rows together into sequences of at most `capacity` tokens: best-fit decreasing (Johnson 1973).
+
+    Each row, longest first, goes where it leaves the least room; with at most 11/9 of the best possible number of
+    sequences.
+
+    Args:
+        lengths: tokens of each row, [rows].
+        capacity: tokens of a sequence; a longer row stands alone.
+
+    Returns:
+        Row indices, one array a sequence.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    rooms: list[list[int]] = [[] for _ in range(capacity + 1)]  # open sequences by the room they have
+    found: list[list[int]] = []
+    open_rooms: list[int] = []  # rooms that some sequence has, ascending
+    for index in order.tolist():
+        length = int(lengths[index])
+        at = bisect.bisect_left(open_rooms, length)
+        if at == len(open_rooms):
+            place, room = len(found), capacity - length
+            found.append([index])
+        else:
+            old = open_rooms[at]
+            place, room = rooms[old].pop(), old - length
+            if not rooms[old]:
+                del open_rooms[at]
+            found[place].append(index)
+        if room > 0:
+            if not rooms[room]:
+                bisect.insort(open_rooms, room)
+            rooms[room].append(place)
+    return [np.asarray(places, np.int64) for places in found]
 
 
 def by_length(lengths: np.ndarray[Any, Any], batch_size: int) -> list[np.ndarray[Any, Any]]:

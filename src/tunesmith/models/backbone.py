@@ -72,16 +72,21 @@ class Backbone:
         reads: whether the head reads one vector a row ("sequence") or one a token ("tokens").
         fresh: dotted names of parameters that the checkpoint did not bring.
         tokenizer: the model's tokenizer, where one is known.
+        owns_head: whether the head belongs to the task and learns; else the output layer is part of the model (`output_names`).
     """
 
     model: Any
     reads: Literal["sequence", "tokens"] = "sequence"
     fresh: frozenset[str] = field(default_factory=frozenset)
     tokenizer: Any = None
+    owns_head: bool = True
 
     def __post_init__(self) -> None:
         self.base_name = _base_name(self.model)
-        self.head_names = self._find_head()
+        outside = self._find_head()
+        # An output layer that the checkpoint did not bring knows nothing yet: it learns like a task's own.
+        self.head_names = tuple(name for name in outside if self.owns_head or self._is_fresh(name))
+        self.output_names = tuple(name for name in outside if name not in self.head_names)
 
     @property
     def base(self) -> nn.Module:
@@ -191,6 +196,12 @@ class Backbone:
             if name == prefix or name.startswith(f"{prefix}."):
                 return index
         return 0 if not self.in_head(name) and OUTSIDE_BLOCKS.search(name) and "pooler" not in name else len(layers) + 1
+
+    def _is_fresh(self, name: str) -> bool:
+        own = {
+            n for n, _ in self.model.named_parameters()
+        }  # a weight shared with the embedding has the embedding's name
+        return any(n.startswith(f"{name}.") and n in own for n in self.fresh)
 
     def _find_head(self) -> tuple[str, ...]:
         # Without a module of its own the base is what reads and writes; what stands beside it is the head.

@@ -45,6 +45,10 @@ class Head(Protocol):
     def reads(self) -> Literal["sequence", "tokens"]:
         """What the head reads."""
 
+    @property
+    def owns_head(self) -> bool:
+        """Whether the head belongs to the task."""
+
     def model_class(self, config: Any) -> str:
         """A transformers class such as `AutoModelForSequenceClassification`."""
 
@@ -251,7 +255,7 @@ def load_model(
     # Names the checkpoint lacks, and those it has in another shape.
     new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     model.eval()
-    backbone = Backbone(model, reads=head.reads, fresh=frozenset(new), tokenizer=tokenizer)
+    backbone = Backbone(model, reads=head.reads, fresh=frozenset(new), tokenizer=tokenizer, owns_head=head.owns_head)
     head.bind(model, tokenizer, backbone.kind)
     return Loaded(model, tokenizer, backbone, source)
 

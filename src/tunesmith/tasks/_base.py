@@ -72,6 +72,8 @@ class Task(ABC):
     auto_class: ClassVar[str]
     reads: ClassVar[Literal["sequence", "tokens"]]
     """Whether the head reads one vector a row or one a token."""
+    owns_head: ClassVar[bool] = True
+    """Whether the head belongs to the task and always learns; a language model's own output layer is part of the model."""
     default_max_length: ClassVar[int] = 256
     code_version: ClassVar[int] = 1
     """Part of the cache key of encoded rows: raise it when `encode` changes."""
@@ -153,6 +155,20 @@ class Task(ABC):
         return {}
 
     # ---- rows to batches
+
+    @property
+    def redraws(self) -> bool:
+        """Whether a row's inputs differ from step to step (masks), so that nothing of them can be kept."""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Whether several short features may share a training sequence (`pack`)."""
+        return False
+
+    def pack(self, features: Sequence[Features]) -> dict[str, Any]:
+        """Several features as one, apart from each other by `position_ids` that start again."""
+        raise NotImplementedError
 
     @abstractmethod
     def encode(

@@ -68,6 +68,7 @@ class GenerationTask(Task):
     """A prompt and the text that should follow."""
 
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    owns_head: ClassVar[bool] = False
     verify_rows: ClassVar[int] = 16
     stops: list[int]
     """Tokens that end a text, the one that training rows end with first."""
@@ -138,7 +139,9 @@ class GenerationTask(Task):
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Logits at supervised positions; nothing for rows to predict for."""
-        return supervised_forward(model, self.model_inputs(batch), batch.get("labels"), self.kind == "encoder-decoder")
+        return supervised_forward(
+            model, self.model_inputs(batch), batch.get("labels"), writes=True, decoder=self.kind == "encoder-decoder"
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over supervised tokens."""
@@ -183,7 +186,7 @@ class GenerationTask(Task):
         start = getattr(model.generation_config, "decoder_start_token_id", None)
         return GenerationConfig(
             max_new_tokens=max(1, min(o.max_new_tokens, room or o.max_new_tokens)), num_beams=o.beams, do_sample=o.sample, **sampling, no_repeat_ngram_size=o.no_repeat,
-            repetition_penalty=o.repetition_penalty, eos_token_id=self.stops, pad_token_id=self.tokenizer.pad_token_id,
+            repetition_penalty=o.repetition_penalty, eos_token_id=self.stops or None, pad_token_id=self.tokenizer.pad_token_id,
             decoder_start_token_id=start if start is not None else getattr(model.config, "decoder_start_token_id", None),
             bos_token_id=self.tokenizer.bos_token_id,
         )  # fmt: skip

@@ -38,21 +38,23 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def supervised_forward(model: Any, inputs: Batch, labels: torch.Tensor | None, decoder: bool) -> Any:
+def supervised_forward(model: Any, inputs: Batch, labels: torch.Tensor | None, *, writes: bool, decoder: bool) -> Any:
     """Outputs with logits [n, V] at the positions that have a label; None without labels.
 
     Args:
         model: with a language-model head.
         inputs: what it takes.
         labels: [B, T]; a decoder's are those of the next position already (`next_tokens`).
+        writes: the model generates from left to right: no cache is kept, which would also undo the masks of packed documents.
         decoder: the labels are an encoder-decoder's output, so its decoder reads them shifted right.
     """
     if labels is None:
         return None
     if decoder:
         inputs = {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
+    switches = {"use_cache": False} if writes else {}
     with only_positions(model, labels != IGNORED):
-        return model(**inputs)
+        return model(**inputs, **switches)
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
                 list(messages), tools=tools or None, tokenize=False, add_generation_prompt=prompt
             )
         )
-    except TemplateError as error:
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
         roles = ", ".join(str(m["role"]) for m in messages)
         raise DataError(f"the model's chat template refuses the roles {roles}: {error}.") from error
 
@@ -157,7 +157,7 @@ def conversation(
 
     done, current, found = "", Piece(), []
     for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or i == 0:  # a greeting answers nothing: it is context
             continue
         before = render(tokenizer, messages[:i], tools, prompt=True)
         upto = render(tokenizer, messages[: i + 1], tools, prompt=False)

@@ -73,6 +73,7 @@ class LanguageModeling(Task):
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "code", "document")}
     plain_text: ClassVar[Literal["lines", "conll"] | None] = "lines"
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    owns_head: ClassVar[bool] = False
     default_max_length = 512
 
     def __init__(self, options: LanguageModelingOptions) -> None:
@@ -139,6 +140,11 @@ class LanguageModeling(Task):
     def encoding_key(self) -> dict[str, Any]:
         """Causal or masked rows differ."""
         return {"objective": self.objective}
+
+    @property
+    def redraws(self) -> bool:
+        """Masks are drawn anew in every step."""
+        return self.objective == "masked"
 
     @property
     def packs(self) -> bool:
@@ -246,7 +252,9 @@ class LanguageModeling(Task):
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Logits at predicted positions."""
-        return supervised_forward(model, self.model_inputs(batch), batch["labels"], decoder=False)
+        return supervised_forward(
+            model, self.model_inputs(batch), batch["labels"], writes=self.objective == "causal", decoder=False
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over predicted tokens."""

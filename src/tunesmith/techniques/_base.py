@@ -55,7 +55,7 @@ class Technique(ABC):
         """What must be known before the model is loaded (`{"quantization": "nf4"}`)."""
         return {}
 
-    def extra_positions(self) -> int:
+    def extra_positions(self, backbone: Backbone) -> int:
         """Positions of the model's input that the technique takes for itself (a soft prompt)."""
         return 0
 

@@ -51,10 +51,22 @@ class FeatureBased(Technique):
     def attach(self, backbone: Backbone) -> None:
         """Freeze, and pool what leaves the base."""
         backbone.freeze()
-        if not any(True for _ in backbone.head_parameters()):
+        # A language model's output layer learns here, because nothing else would: its own parameters, not the embedding's.
+        outputs = [
+            p
+            for n, p in backbone.model.named_parameters()
+            if n.startswith(tuple(f"{o}." for o in backbone.output_names))
+        ]
+        for parameter in outputs:
+            parameter.requires_grad_(True)
+        self.outputs = sum(p.numel() for p in outputs)
+        if not any(True for _ in backbone.head_parameters()) and not any(p.dim() > 1 for p in outputs):
             raise TechniqueError(
                 "nothing would learn: the output head of this model shares its weights with the frozen embedding; choose another technique."
             )
+        # States of a decoder depend on what it is given, and a model that is its own base cannot be stood in for.
+        if not backbone.base_name or (backbone.kind == "encoder-decoder" and not backbone.owns_head):
+            self.cache_boundary = None  # type: ignore[misc]
         pooling = self.options.pooling
         if pooling == "auto":
             pooling = "mean" if backbone.kind == "encoder" and backbone.reads == "sequence" else "native"
@@ -77,13 +89,13 @@ class FeatureBased(Technique):
     def set_training(self, backbone: Backbone) -> None:
         """The backbone stays in evaluation mode: its output must not depend on the step."""
         backbone.model.eval()
-        for name in backbone.head_names:
+        for name in (*backbone.head_names, *backbone.output_names):
             backbone.model.get_submodule(name).train()
 
     def closed_form_count(self, backbone: Backbone) -> int:
-        """One weight a layer, one for the embeddings, one scale; 0 without the mix."""
+        """One weight a layer, one for the embeddings, one scale; 0 without the mix. A language model's output layer."""
         reader = getattr(backbone.base, CHILD, None)
-        return len(backbone.layers) + 2 if reader is not None and reader.layers else 0
+        return self.outputs + (len(backbone.layers) + 2 if reader is not None and reader.layers else 0)
 
 
 class _Reader(nn.Module):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +27,7 @@ from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
+from tunesmith.techniques._prompt_files import write, writes_text
 
 CHILD = "tunesmith_prefix"
 ATTENTION = "tunesmith_prefix"
@@ -102,15 +104,29 @@ class PrefixTuning(Technique):
     def attach(self, backbone: Backbone) -> None:
         """Freeze, find the attention modules with one probe, switch the attention function."""
         backbone.freeze()
-        sites: list[Any] = [Recurrence(m) for m in backbone.layers] if backbone.recurrent else find_attention(backbone)
-        length = 1 if backbone.recurrent else self.options.length
+        recurrent = backbone.recurrent
+        self.sites: list[Any] = [Recurrence(m) for m in backbone.layers] if recurrent else find_attention(backbone)
         hidden = self.options.hidden if self.options.reparametrization else None
-        prefix = Prefix([site.size for site in sites], length, hidden)
+        prefix = Prefix([site.size for site in self.sites], 1 if recurrent else self.options.length, hidden)
         backbone.base.add_module(CHILD, prefix.to(backbone.embedding.weight.device))
-        backbone.model.register_forward_pre_hook(_Spread(prefix, sites))
-        if not backbone.recurrent:
-            _register()
-            backbone.model.set_attn_implementation(ATTENTION)
+        backbone.model.register_forward_pre_hook(_Spread(prefix, self.sites))
+        if recurrent:
+            return
+        if writes_text(backbone):
+            backbone.base.register_forward_pre_hook(_Shift(self.options.length), with_kwargs=True)
+        _register()
+        backbone.model.set_attn_implementation(ATTENTION)
+
+    def extra_positions(self, backbone: Backbone) -> int:
+        """A causal language model counts its positions from behind the prefix, as peft does."""
+        return int(self.options.length) if writes_text(backbone) and not backbone.recurrent else 0
+
+    def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
+        """Our own file, and for causal language models peft's beside it."""
+        super().export(backbone, folder, base_path)
+        prefix: Any = getattr(backbone.base, CHILD)
+        if writes_text(backbone) and not backbone.recurrent and len(set(prefix.sizes)) == 1:
+            write(backbone, folder, base_path, "prefix", prefix.flat(), self.sites[0].heads)
 
     def state(self, backbone: Backbone) -> dict[str, torch.Tensor]:
         """The prefix itself in place of the network that makes it."""
@@ -178,6 +194,23 @@ def find_attention(backbone: Backbone) -> list[Attention]:
             f"prefix-tuning needs attention layers, and {type(model).__name__} has none that use transformers' attention interface."
         )
     return list(found.values())
+
+
+class _Shift:
+    """Pre-hook of a decoder: positions are counted from behind the prefix."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, base: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        positions, cache = kwargs.get("position_ids"), kwargs.get("past_key_values")
+        if positions is None:
+            ids = args[0] if args else kwargs.get("input_ids")
+            if ids is None:
+                ids = kwargs["inputs_embeds"]
+            past = cache.get_seq_length() if cache is not None else 0
+            positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
+        return args, {**kwargs, "position_ids": positions + self.length}
 
 
 class _Spread:

@@ -11,6 +11,7 @@ position 0), and in the encoder of an encoder-decoder.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +22,7 @@ from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
+from tunesmith.techniques._prompt_files import write, writes_text
 
 CHILD = "tunesmith_prompt"
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")  # count from the padding index + 1
@@ -51,7 +53,7 @@ class PromptTuning(Technique):
     default_learning_rate = 1e-2
     starts_as_identity: ClassVar[bool] = False
 
-    def extra_positions(self) -> int:
+    def extra_positions(self, backbone: Backbone) -> int:
         """The prompt stands in the input."""
         return int(self.options.length)
 
@@ -84,6 +86,12 @@ class PromptTuning(Technique):
                     device
                 )  # the first ids are special or unused
             return embedding(chosen).detach().float().clone()
+
+    def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
+        """Our own file, and for causal language models peft's beside it."""
+        super().export(backbone, folder, base_path)
+        if writes_text(backbone):
+            write(backbone, folder, base_path, "prompt", getattr(backbone.stack, CHILD).weight, 1)
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """K d."""

@@ -116,16 +116,3 @@ def tiny_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
     tokenizer.save_pretrained(folder)
     json.loads((folder / "config.json").read_text())
     return folder
-
-
-def toy_rows(count: int = 16) -> list[dict[str, Any]]:
-    """Rows that a model can learn: the label is whether the text says something good."""
-    good, bad = ("good", "great", "fine", "love"), ("bad", "awful", "dull", "hate")
-    rows = []
-    for i in range(count):
-        word = (good if i % 2 else bad)[(i // 2) % 4]
-        text = " ".join(
-            ["the", ("film", "book", "plot")[i % 3], "was", *["very"] * (i % 4), word, *["and", "slow"] * (i % 3)]
-        )
-        rows.append({"text": text, "label": "positive" if i % 2 else "negative"})
-    return rows

@@ -18,7 +18,8 @@ from tunesmith.data.sources import Rows
 from tunesmith.errors import TechniqueError
 from tunesmith.evaluation.cost import parameters
 from tunesmith.models.load import Loaded, load_model, load_tokenizer, locate
-from tunesmith.testing.models import tiny_model, toy_rows
+from tunesmith.testing.models import tiny_model
+from tunesmith.testing.rows import rows_for
 
 RATE = {"full": 3e-3, "feature-based": 3e-2, "prompt-tuning": 3e-2, "prefix-tuning": 3e-2}  # others: 1e-2
 STEPS = 160
@@ -30,14 +31,20 @@ class Bench:
     """One technique on one tiny model, with a batch of toy rows."""
 
     def __init__(
-        self, kind: str, folder: Path, name: str, options: Mapping[str, Any] | None = None, seed: int = 0
+        self,
+        kind: str,
+        folder: Path,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        task: str = "text-classification",
     ) -> None:
         from datasets import Dataset
 
         self.name = name
-        task_class = registry.load("task", "text-classification")
+        task_class = registry.load("task", task)
         self.task = task_class(task_class.Options())
-        table = Dataset.from_list(toy_rows())
+        table = Dataset.from_list(rows_for(task))
         self.task.fit(Rows(table, "toy", "toy"))
         self.source = locate(str(tiny_model(kind, folder / kind)))
         self.loaded = self.open(seed)
@@ -46,7 +53,11 @@ class Bench:
             technique_class.Options.model_validate(dict(options or {})), registry.split_name(name)[1]
         )
         records = [dict(row) for row in table]
-        encoded = [f for several in self.task.encode(records, self.loaded.tokenizer, 32) for f in several]
+        encoded = [
+            {**feature, "row": row}
+            for row, several in enumerate(self.task.encode(records, self.loaded.tokenizer, 48))
+            for feature in several
+        ]
         self.rows = encoded
         self.batch = self.task.collate(encoded, self.loaded.tokenizer.pad_token_id)
 
@@ -54,6 +65,11 @@ class Bench:
         """A fresh model under the task's head."""
         tokenizer = load_tokenizer(self.source)
         return load_model(self.source, tokenizer, self.task, seed=seed)
+
+    def reopen(self, folder: Path) -> None:
+        """Open another model folder in place of this one."""
+        self.source = locate(str(folder))
+        self.loaded = self.open(7)
 
     def attach(self, seed: int = 1) -> None:
         """Attach with a fixed seed."""
@@ -65,7 +81,7 @@ class Bench:
         chosen = (loaded or self.loaded).model.eval()
         batch = self.batch if rows is None else self.task.collate(rows, 0)
         with torch.no_grad():
-            return chosen(**self.task.model_inputs(batch)).logits.float().clone()
+            return logits_of(self.task.forward(chosen, batch))
 
     def train(self, steps: int = STEPS) -> list[float]:
         """Losses of a few full-batch AdamW steps, dropout off."""
@@ -82,6 +98,13 @@ class Bench:
             if losses[-1] < FITTED * losses[0]:
                 break
         return losses
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """What a head says, as one tensor."""
+    if hasattr(outputs, "start_logits"):
+        return torch.stack([outputs.start_logits, outputs.end_logits], -1).float().clone()
+    return outputs.logits.float().clone()
 
 
 def check_technique(name: str, kind: str, folder: Path, options: Mapping[str, Any] | None = None) -> None:
@@ -205,8 +228,7 @@ def check_saved(bench: Bench, kind: str, folder: Path, options: Mapping[str, Any
         again = Bench(kind, folder, bench.name, options, seed=7)  # another head: the saved one must replace it
         if bench.technique.saves == "model":
             bench.loaded.tokenizer.save_pretrained(saved)
-            again.source = locate(str(saved))
-            again.loaded = again.open(7)
+            again.reopen(saved)
         else:
             again.attach(seed=2)
         again.technique.restore(again.loaded.backbone, saved)
