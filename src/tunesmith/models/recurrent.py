@@ -243,7 +243,7 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
             self.project_out: nn.Module = nn.Linear(config.hidden_size, width, bias=False)
         else:
             self.project_out = nn.Identity()
-        self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(width, config.vocab_size)  # its bias learns how frequent tokens are
         self.post_init()
 
     @classmethod
