@@ -15,8 +15,10 @@ from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode
 from tunesmith.errors import DataError, SaveError, UserError
+from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
+CODE_TASKS = ("language-modeling", "instruction")
 BLOCK = 2000  # rows predicted at a time
 
 
@@ -62,11 +64,43 @@ class Artifact:
             title=title,
         )
 
-    def evaluate(self, data: Any, columns: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Metrics on a data file, asset or Python objects."""
+    def evaluate(
+        self, data: Any, columns: Mapping[str, str] | None = None, *, allow_code_execution: bool = False
+    ) -> dict[str, float]:
+        """Metrics on a data file, asset or Python objects; `pass_at_1` for programming problems (`prompt`, `test`, `entry_point`)."""
+        if self.task.name in CODE_TASKS and isinstance(data, (str, Path)):
+            table, _ = sources.open_table(str(data), self.task.plain_text)
+            if code.asks_for_code(table.column_names):
+                code.require_permission(allow_code_execution, str(data))
+                return {"pass_at_1": code.pass_at_1(self.continue_texts, table.to_list())[0]}
         rows = _read(data, columns or {}, self.task)
         self.task.check(rows, "eval")
         return self.score(rows).metrics
+
+    def continue_texts(self, prompts: Sequence[str], max_new_tokens: int = 384) -> list[str]:
+        """What the model writes behind each prompt, greedily."""
+        from transformers import GenerationConfig
+
+        from tunesmith.tasks._base import attention_mask, pad
+
+        ids = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        start = self.tokenizer.bos_token_id
+        features = [{"input_ids": [*([start] if start is not None else []), *row]} for row in ids]
+        inputs = {
+            "input_ids": pad(features, "input_ids", self.tokenizer.pad_token_id, left=True).to(self.device),
+            "attention_mask": attention_mask(features, left=True).to(self.device),
+        }
+        width = inputs["input_ids"].shape[1]
+        room = max(1, min(max_new_tokens, (self.task.positions or width + max_new_tokens) - width))
+        chosen = GenerationConfig(
+            max_new_tokens=room,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        with torch.no_grad():
+            written = self.model.generate(**inputs, generation_config=chosen)[:, width:]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written.tolist()]
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each row with `prediction` and `score` added, in order."""

@@ -26,6 +26,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="run programs that the model writes (asset:human-eval)")
+    ] = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
@@ -37,11 +40,14 @@ def evaluate(
 
     quiet_libraries()
     opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
-    metrics = opened.evaluate(data, f.pairs(columns))
+    metrics = opened.evaluate(data, f.pairs(columns), allow_code_execution=allow_code_execution)
     content = {
         "artifact": artifact,
         "data": data,
-        "metrics": {**metrics, "primary": opened.task.primary},
+        "metrics": {
+            **metrics,
+            "primary": opened.task.primary if opened.task.primary in metrics else next(iter(metrics)),
+        },
         "dtype": dtype,
     }
     if json:
