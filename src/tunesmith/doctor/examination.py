@@ -151,12 +151,21 @@ def read_parts(config: RunConfig, task: Any) -> dict[str, Part]:
     found: dict[str, Rows | None] = {"train": train, "validation": validation, "eval": evaluation}
     if evaluation is None:
         with contextlib.suppress(DataError):  # too few rows to hold some out: a run says so, and asks for --eval
-            found = dict(splits.assign(train, validation, None, task.inputs, False).present())
+            chooses = config.training.chooses or _chooses(task, train)
+            found = dict(splits.assign(train, validation, None, task.groups or task.inputs, chooses).present())
     limits = {"train": config.max_train_rows, "eval": config.max_eval_rows}
     return {
         role: part_of(role, sources.subset(rows, limits.get(role), role), None)
         for role, rows in found.items() if rows is not None
     }  # fmt: skip
+
+
+def _chooses(task: Any, train: Rows) -> bool:
+    """Whether the task wants validation rows; rows that it cannot read are said to be so later."""
+    try:
+        return bool(task.chooses(train))
+    except DataError:
+        return False
 
 
 def part_of(role: str, rows: Rows, chosen: Sequence[int] | None) -> Part:
