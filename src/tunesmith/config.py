@@ -19,6 +19,8 @@ from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
 
 Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
+NEW = "new:"  # models that start from random weights
+NEW_MODELS = ("rnn", "lstm", "gru")
 VERBATIM = ("columns", "class_weights")  # mappings whose keys are the user's own words
 
 
@@ -79,21 +81,36 @@ class TrainingOptions(Options):
         return self.early_stopping is not None or self.keep_best
 
 
+class NewModelOptions(Options):
+    """What a model that starts from random weights is made of (`--model new:lstm`)."""
+
+    layers: int = Field(2, ge=1, description="recurrent layers")
+    hidden: int = Field(512, ge=2, description="width of a layer's output (both directions together)")
+    embedding: int | None = Field(None, ge=1, description="width of the embedding (default: hidden)")
+    dropout: float = Field(0.2, ge=0, lt=1, description="between layers, after the embedding and before the head")
+    bidirectional: bool = Field(False, description="read both ways; not for tasks that write or predict the next token")
+    tie_weights: bool = Field(True, description="the output layer of a language model is its embedding")
+    vocabulary: int = Field(8000, ge=300, description="tokens of the tokenizer that is trained on the training rows")
+    tokenizer: str | None = Field(None, description="take this one instead: a folder, hub id or asset:NAME")
+
+
 class RunConfig(Options):
     """Everything one run depends on."""
 
-    model: str = Field(description="folder, GGUF file, hub id, asset:NAME")
+    model: str = Field(description="folder, GGUF file, hub id, asset:NAME, or new:rnn, new:lstm, new:gru")
     task: str = Field("text-classification", description="what the rows are for; see `tunesmith list tasks`")
     train: str | None = Field(None, description="training rows: a file, a hub id (name:split) or asset:NAME")
     validation: str | None = Field(None, description="rows that choices are made on")
     eval: str | None = Field(None, description="rows that are only ever measured")
     columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
-    technique: str = Field("lora", description="which parameters learn; see `tunesmith list techniques`")
+    technique: str = Field(
+        "lora", description="which parameters learn; see `tunesmith list techniques` (new models: full)"
+    )
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
     objective: str = Field("supervised", description="what is minimised")
     strategy: str = Field("none", description="how earlier tasks are kept")
     seed: int = Field(0, ge=0)
-    epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3)")
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")
     eval_batch_size: int = Field(64, ge=1, description="rows per forward pass when nothing is trained")
@@ -108,6 +125,7 @@ class RunConfig(Options):
     report_to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list, description="tensorboard, wandb")
     output: str | None = Field(None, description="the run's folder")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())  # type: ignore[call-arg]
+    new: NewModelOptions = Field(default_factory=lambda: NewModelOptions())  # type: ignore[call-arg]
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="option sets by registry name")
 
 
@@ -128,6 +146,16 @@ class CompareConfig(RunConfig):
 
 
 C = TypeVar("C", bound=RunConfig)
+
+
+def is_new(model: str | None) -> bool:
+    """Whether a model starts from random weights."""
+    return bool(model) and str(model).startswith(NEW)
+
+
+def default_technique(model: str | None) -> str:
+    """What learns when nothing is said: everything where nothing was learned before."""
+    return "full" if is_new(model) else str(RunConfig.model_fields["technique"].default)
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -232,6 +260,9 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
     if issubclass(cls, CompareConfig):
         given = [name for name in ("technique", "seed") if settings.get(name) is not None]
         problems += [(name, f"a comparison takes `{name}s`, a list.") for name in given]
+    problems += _new_models(settings)
+    if settings.get("technique") is None:
+        settings["technique"] = default_technique(settings.get("model"))
     config: C | None = None
     try:
         config = cls.model_validate(settings)
@@ -269,6 +300,26 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         raise ConfigError(problems)
     config.options = checked
     return config
+
+
+def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with `new:` names and options."""
+    named = [str(settings.get("model") or "")]
+    found = [
+        ("model", unknown("new model", name, [f"{NEW}{kind}" for kind in NEW_MODELS]))
+        for name in named
+        if is_new(name) and name.removeprefix(NEW) not in NEW_MODELS
+    ]
+    given = settings.get("new")
+    try:
+        changed = isinstance(given, Mapping) and NewModelOptions.model_validate(given) != NewModelOptions()  # type: ignore[call-arg]
+    except ValidationError:
+        changed = False  # reported with the rest
+    if changed and not any(map(is_new, named)):
+        found.append(
+            ("new", "describes a model that starts from random weights; name one, for example --model new:lstm.")
+        )
+    return found
 
 
 def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:

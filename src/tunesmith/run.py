@@ -14,7 +14,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
-from tunesmith.console import quiet_libraries, say
+from tunesmith.console import quiet_libraries, say, warn
 from tunesmith.errors import UserError
 from tunesmith.run_folder import (
     clear_folder,
@@ -82,7 +82,7 @@ def train(
         overwrite: replace a finished run there.
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
-    folder = Path(output or default_output(settings))
+    folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
     open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
     raw = {
         **settings,
@@ -94,7 +94,8 @@ def train(
 
 def default_output(settings: Mapping[str, Any]) -> str:
     """runs/<technique>-<seed>, with what cannot stand in a file name replaced."""
-    technique = str(settings.get("technique", "lora")).replace(":", "-").lower()
+    chosen = settings.get("technique") or configuration.default_technique(settings.get("model"))
+    technique = str(chosen).replace(":", "-").lower()
     return f"runs/{technique}-{settings.get('seed', 0)}"
 
 
@@ -212,7 +213,8 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     from tunesmith.data.encode import encode
     from tunesmith.data.splits import load_roles
     from tunesmith.doctor.examination import at_start
-    from tunesmith.models.load import load_model, load_tokenizer, locate, pick_max_length, positions
+    from tunesmith.models import new
+    from tunesmith.models.load import load_model, load_tokenizer, pick_max_length, positions
     from tunesmith.techniques._base import create
     from tunesmith.training.precision import pick_device
 
@@ -220,14 +222,14 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
     technique = create(config.technique, config.options.get(registry.resolve("technique", config.technique).name))
     roles = load_roles(config, task)
-    say_held_out(roles)
+    say_what_is_odd(roles, config, technique)
     task.fit(roles.train)
     for role, rows in roles.present():
         if role != "train":
             task.check(rows, role)
 
     seeding.seed_everything(config.seed)
-    source = locate(config.model)
+    source = new.source_of(config, task, roles.train, folder)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
     loaded = load_model(
         source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code, load_options=quantization_options(config, technique),
@@ -249,6 +251,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     from tunesmith import registry, seeding
     from tunesmith.artifacts import store as artifacts
     from tunesmith.evaluation import cost
+    from tunesmith.models import new
     from tunesmith.models.load import dropout_to
     from tunesmith.training import dropout
     from tunesmith.training.feed import Feed, packing_works
@@ -257,6 +260,7 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
     from tunesmith.training.precision import Masters, pick_dtype
 
     config, technique, loaded, options = run.config, run.technique, run.loaded, run.config.training
+    fresh = configuration.is_new(config.model)
     if options.dropout is not None:
         dropout_to(loaded.model, options.dropout)  # before the technique, whose own dropout is its own option
     seeding.seed_everything(seeding.derive(config.seed, "attach"))
@@ -282,11 +286,14 @@ def learn(run: Run, *, resume: bool) -> dict[str, Any]:
         buckets=options.length_buckets, device=run.device, pad_id=loaded.tokenizer.pad_token_id, stand_in=stand_in,
         capacity=run.max_length if packed else None,
     )  # fmt: skip
-    steps = config.max_steps or math.ceil(feed.steps_per_epoch * (config.epochs or DEFAULT_EPOCHS))
+    steps = config.max_steps or math.ceil(
+        feed.steps_per_epoch * (config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS))
+    )
     # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
     times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
     every = options.evaluate_every or (math.ceil(steps / times) if times else None)
-    rate = config.learning_rate or technique.default_learning_rate
+    usual = new.LEARNING_RATE if fresh and technique.name == "full" else technique.default_learning_rate
+    rate = config.learning_rate or usual
     kind = str(dtype).removeprefix("torch.")
     amount = f"{len(run.roles.train):,} rows" + (f" in {len(feed.bins):,} packed sequences" if feed.bins else "")
     say(
@@ -410,7 +417,14 @@ def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:
     return {}
 
 
-def say_held_out(roles: Any) -> None:
-    """Say which rows were held out, where the user named none."""
+def say_what_is_odd(roles: Any, config: RunConfig, technique: Any) -> None:
+    """Say which rows were held out, where the user named none, and what random weights mean."""
+    if configuration.is_new(config.model) and technique.name != "full":
+        warn(
+            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
+            "the default for new models."
+        )
+    elif configuration.is_new(config.model):
+        say(f"{config.model} starts from random weights, so everything learns (technique full).")
     if "by content hash" in roles.origins["eval"]:
         say(f"No --eval given: {len(roles.eval):,} rows ({roles.origins['eval']}) are held out and only measured.")

@@ -25,6 +25,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...], str, int, set[str]]] = {
     "gemma3": ("model", ("score",), "decoder", 2, {"q", "k", "v", "o", "up", "down"}),
     "t5": ("transformer", ("classification_head",), "encoder-decoder", 4, {"q", "k", "v", "o", "up", "down"}),
     "bart": ("model", ("classification_head",), "encoder-decoder", 4, {"q", "k", "v", "o", "up", "down"}),
+    "lstm": ("model", ("score",), "decoder", 2, {"qkv", "state"}),
 }
 
 

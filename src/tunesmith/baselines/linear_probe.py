@@ -6,6 +6,7 @@ a technique adds over this row is what changing the backbone is worth (Alain & B
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ class LinearProbe(Baseline):
         """Run the backbone once over all rows, fit."""
         import torch
 
-        from tunesmith.models.load import load_model, load_tokenizer, locate
+        from tunesmith.models.load import load_model, load_tokenizer
+        from tunesmith.models.new import source_of
 
-        source = locate(config.model)
+        source = source_of(config, task, roles.train, Path(config.output or "."))
         tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
         loaded = load_model(
             source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code,

@@ -22,7 +22,7 @@ from torch import nn
 
 from tunesmith.errors import ModelError
 
-Role = Literal["q", "k", "v", "qkv", "o", "up", "down", "other"]
+Role = Literal["q", "k", "v", "qkv", "o", "up", "down", "state", "other"]
 
 # The end of a module's dotted path decides its role; the first rule that matches wins. `attention.output.dense`
 # must stand before the feed-forward `output.dense` of BERT-like models.
@@ -33,6 +33,7 @@ ROLES: tuple[tuple[Role, str], ...] = (
     ("v", r"(value|v_proj|v_lin|v|value_proj)"),
     ("o", r"(attention\.output\.dense|attn\.(Wo|c_proj|dense)|attention\.dense|o_proj|out_proj|out_lin|o)"),
     ("up", r"(intermediate\.dense|mlp\.(Wi|c_fc)|gate_proj|up_proj|gate_up_proj|lin1|wi|wi_0|wi_1|fc1|dense_h_to_4h)"),
+    ("state", r"(state_proj)"),  # of a recurrent layer, whose map of the input is its `in_proj`
     ("down", r"(output\.dense|mlp\.(Wo|c_proj)|down_proj|lin2|wo|fc2|dense_4h_to_h)"),
 )
 ROLE_PATTERNS = tuple((role, re.compile(rf"(?:^|.*\.){pattern}$")) for role, pattern in ROLES)
@@ -105,6 +106,11 @@ class Backbone:
         """Whether a position sees only earlier ones."""
         found = [m.is_causal for m in self.base.modules() if isinstance(getattr(m, "is_causal", None), bool)]
         return bool(found) and all(found) and not getattr(self.model.config, "use_bidirectional_attention", False)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the blocks are recurrent layers (`models.recurrent`): a state in place of attention."""
+        return any(hasattr(layer, "first_state") for layer in self.layers)
 
     @property
     def stack(self) -> nn.Module:

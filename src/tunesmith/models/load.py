@@ -161,6 +161,8 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
         raise ModelError(
             f"the model folder `{source.name}` has no tokenizer; save it there with tokenizer.save_pretrained(folder)."
         )
+    import tunesmith.models.recurrent  # noqa: F401  (a tokenizer may ask for the model's configuration)
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds
@@ -224,6 +226,8 @@ def load_model(
 
     quiet = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # "some weights were newly initialised" is expected here
+    import tunesmith.models.recurrent  # noqa: F401  (registers its classes)
+
     state = torch.random.get_rng_state()
     torch.manual_seed(derive(seed, "head"))
     try:
@@ -257,10 +261,13 @@ def load_model(
 
 
 def model_class(name: str, config: Any) -> Any:
-    """The class called `name` (`AutoModelFor...`) in transformers."""
+    """The class called `name` (`AutoModelFor...`) in transformers, completed by ours where it has none for a family."""
     import transformers
 
-    return getattr(transformers, name)
+    auto = getattr(transformers, name)
+    if type(config) not in getattr(auto, "_model_mapping", {type(config)}):
+        import tunesmith.models.classes  # noqa: F401  (registers them)
+    return auto
 
 
 def longest_input(config: Any, tokenizer: Any) -> int | None:

@@ -70,6 +70,8 @@ class Task(ABC):
     """Columns that hold what is to be predicted: rows to predict for need not have them."""
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other common names of a column, taken when the column is not there (`messages`: `conversations`)."""
+    stand_ins: ClassVar[Mapping[str, str]] = {}
+    """A column that rows to predict for may have instead of a required one (`tokens`: `text`)."""
     plain_text: ClassVar[Literal["lines", "conll"] | None] = None
     """How a .txt file is read, where the task can use one."""
     auto_class: ClassVar[str]

@@ -35,7 +35,7 @@ ROLE_WORDS = {
     "all-linear": (),
     "attention": ("q", "k", "v", "qkv", "o"),
     "feed-forward": ("up", "down"),
-    "q": ("q",), "k": ("k",), "v": ("v",), "qkv": ("qkv",), "o": ("o",), "up": ("up",), "down": ("down",),
+    "q": ("q",), "k": ("k",), "v": ("v",), "qkv": ("qkv",), "o": ("o",), "up": ("up",), "down": ("down",), "state": ("state",),
 }  # fmt: skip
 
 
@@ -60,6 +60,8 @@ def find_targets(backbone: Backbone, words: list[str]) -> dict[str, torch.nn.Mod
             roles = ROLE_WORDS[word]
             # Fused projections answer to each of their parts.
             roles = (*roles, "qkv") if {"q", "k", "v"} & set(roles) else roles
+            # A recurrent layer has no feed-forward network: what its state goes through stands in for it.
+            roles = (*roles, "state") if "down" in roles else roles
             found = {n: m for n, m in everything.items() if not roles or role_of(n) in roles}
         else:
             found = {n: m for n, m in everything.items() if n == word or n.endswith(f".{word}")}

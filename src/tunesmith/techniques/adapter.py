@@ -10,6 +10,8 @@ W_up starts at zero, so the model starts as it was. Placements:
 - `houlsby`: after the attention output and after the feed-forward output (Houlsby et al. 2019, section 2.1);
 - `pfeiffer`: after the feed-forward output only (Pfeiffer et al. 2021, section 3.2.1, the placement their search found);
 - `parallel`: beside the feed-forward network, reading its input, scaled by `scale` (He et al. 2022, section 3.3).
+
+A recurrent layer is one sublayer without a feed-forward network: the adapter follows the layer, or stands beside it.
 """
 
 from __future__ import annotations
@@ -73,24 +75,29 @@ class Adapter(Technique):
         if self.options.placement == "parallel":
             self._attach_parallel(backbone)
             return
-        for module in self._sites(backbone):
-            bottleneck = self._make(module, dimensions(module)[1])
+        for module, width in self._sites(backbone):
+            bottleneck = self._make(module, width)
             module.add_module(CHILD, bottleneck)
             module.register_forward_hook(_add_to_output)
 
-    def _sites(self, backbone: Backbone) -> list[nn.Module]:
+    def _sites(self, backbone: Backbone) -> list[tuple[nn.Module, int]]:
+        """Modules that an adapter follows, with the width of their output."""
+        if backbone.recurrent:
+            return [(layer, backbone.hidden_size) for layer in backbone.layers]
         roles = ("o", "down") if self.options.placement == "houlsby" else ("down",)
-        return list(backbone.linears(*roles).values())
+        return [(module, dimensions(module)[1]) for module in backbone.linears(*roles).values()]
 
-    def _pairs(self, backbone: Backbone) -> list[tuple[nn.Module, nn.Module]]:
-        """(module that reads the feed-forward input, module that writes its output) of every block."""
+    def _pairs(self, backbone: Backbone) -> list[tuple[nn.Module, nn.Module, int]]:
+        """(module that reads the feed-forward input, module that writes its output, width) of every block."""
+        if backbone.recurrent:
+            return [(layer, layer, backbone.hidden_size) for layer in backbone.layers]
         pairs = []
         for prefix, layer in backbone.named_layers():
             named = [(role_of(f"{prefix}.{n}"), m) for n, m in layer.named_modules()]
             first = next((m for role, m in named if role == "up"), None)
             last = next((m for role, m in named if role == "down"), None)
             if first is not None and last is not None:
-                pairs.append((first, last))
+                pairs.append((first, last, dimensions(first)[0]))
         if not pairs:
             raise TechniqueError(
                 f"adapter.placement=parallel needs a feed-forward network in every block, and {type(backbone.model).__name__} "
@@ -99,8 +106,8 @@ class Adapter(Technique):
         return pairs
 
     def _attach_parallel(self, backbone: Backbone) -> None:
-        for first, last in self._pairs(backbone):
-            last.add_module(CHILD, self._make(last, dimensions(first)[0]))
+        for first, last, width in self._pairs(backbone):
+            last.add_module(CHILD, self._make(last, width))
             box: dict[str, Any] = {}
             first.register_forward_pre_hook(_Keep(box))
             last.register_forward_hook(_AddFromInput(box))
@@ -114,9 +121,9 @@ class Adapter(Technique):
     def closed_form_count(self, backbone: Backbone) -> int:
         """Sum of 2 d r + r + d over the places."""
         if self.options.placement == "parallel":
-            widths = [dimensions(first)[0] for first, _ in self._pairs(backbone)]
+            widths = [width for _, _, width in self._pairs(backbone)]
         else:
-            widths = [dimensions(module)[1] for module in self._sites(backbone)]
+            widths = [width for _, width in self._sites(backbone)]
         inner = [max(1, round(d / self.options.reduction)) for d in widths]
         return sum(2 * d * r + r + d for d, r in zip(widths, inner, strict=True))
 

@@ -2,7 +2,8 @@
 
     k' = l_k * k,   v' = l_v * v   (d_out each),     ff' = W_down (l_ff * act)   (d_ff)
 
-The vectors start at one, so the model starts as it was. A fused query-key-value projection is scaled as a whole.
+The vectors start at one, so the model starts as it was. A fused query-key-value projection is scaled as a whole, and so are
+the two maps into the gates of a recurrent layer.
 """
 
 from __future__ import annotations

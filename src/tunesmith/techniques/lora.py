@@ -28,7 +28,7 @@ class Options(BaseOptions):
     targets: list[str] = Field(
         ["all-linear"],
         min_length=1,
-        description="roles (all-linear, attention, feed-forward, q, k, v, qkv, o, up, down) or module names",
+        description="roles (all-linear, attention, feed-forward, q, k, v, qkv, o, up, down, state) or module names",
     )
     rank_stabilized: bool = Field(False, description="scale by alpha / sqrt(r)")
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = Field(

@@ -6,10 +6,15 @@ Keys and values join inside the attention function, so hidden states keep the ca
 decoders and cross-attention alike, and the generation cache is untouched. With `reparametrization` the prefix is
 trained as the output of a small network over an embedding (section 4.3), which steadies training; only its result
 is saved.
+
+A recurrent layer has no keys: what it sees before the text is its first state, and that is what the prefix is then, one
+vector for each state of each direction of a layer, whatever `length` says.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,13 +43,11 @@ class Options(BaseOptions):
 
 
 class Prefix(nn.Module):
-    """Keys and values of all attention modules, [sites, 2, k, heads x width] laid flat per site."""
+    """What all layers see before the text, [k, sum of the sites' sizes]."""
 
-    def __init__(self, shapes: list[tuple[int, int]], length: int, hidden: int | None) -> None:
+    def __init__(self, sizes: list[int], length: int, hidden: int | None) -> None:
         super().__init__()
-        self.shapes, self.length = shapes, length
-        sizes = [2 * heads * width for heads, width in shapes]
-        self.sizes = sizes
+        self.sizes, self.length = sizes, length
         if hidden is None:
             self.weight = nn.Parameter(torch.randn(length, sum(sizes)) * 0.02)
         else:
@@ -52,16 +55,43 @@ class Prefix(nn.Module):
             self.network = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, sum(sizes)))
 
     def flat(self) -> torch.Tensor:
-        """All keys and values, [k, sum of 2 heads width]."""
+        """Everything, [k, sum of sizes]."""
         return self.weight if hasattr(self, "weight") else self.network(self.embedding)
 
-    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(keys, values) of each site, [heads, k, width] each."""
-        found = []
-        for part, (heads, width) in zip(self.flat().split(self.sizes, dim=1), self.shapes, strict=True):
-            keys, values = part.view(self.length, 2, heads, width).permute(1, 2, 0, 3)
-            found.append((keys, values))
-        return found
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention module, which sees keys and values, [k, 2 heads width]."""
+
+    module: nn.Module
+    heads: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Numbers a position."""
+        return 2 * self.heads * self.width
+
+    def hand(self, part: torch.Tensor) -> None:
+        """Give the module its (keys, values), [heads, k, width] each."""
+        keys, values = part.view(len(part), 2, self.heads, self.width).permute(1, 2, 0, 3)
+        object.__setattr__(self.module, "tunesmith_pair", (keys, values))
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """A recurrent layer, which starts from a state, [1, directions states width]."""
+
+    module: Any
+
+    @property
+    def size(self) -> int:
+        """Numbers in its first state."""
+        return math.prod(self.module.state_shape)
+
+    def hand(self, part: torch.Tensor) -> None:
+        """Give the layer its first state."""
+        self.module.first_state = part.view(self.module.state_shape)
 
 
 class PrefixTuning(Technique):
@@ -74,12 +104,14 @@ class PrefixTuning(Technique):
     def attach(self, backbone: Backbone) -> None:
         """Freeze, find the attention modules with one probe, switch the attention function."""
         backbone.freeze()
-        sites = find_attention(backbone)
+        recurrent = backbone.recurrent
+        self.sites: list[Any] = [Recurrence(m) for m in backbone.layers] if recurrent else find_attention(backbone)
         hidden = self.options.hidden if self.options.reparametrization else None
-        prefix = Prefix([shape for _, shape in sites], self.options.length, hidden)
+        prefix = Prefix([site.size for site in self.sites], 1 if recurrent else self.options.length, hidden)
         backbone.base.add_module(CHILD, prefix.to(backbone.embedding.weight.device))
-        modules = [module for module, _ in sites]
-        backbone.model.register_forward_pre_hook(_Spread(prefix, modules))
+        backbone.model.register_forward_pre_hook(_Spread(prefix, self.sites))
+        if recurrent:
+            return
         if writes_text(backbone):
             backbone.base.register_forward_pre_hook(_Shift(self.options.length), with_kwargs=True)
         _register()
@@ -87,14 +119,14 @@ class PrefixTuning(Technique):
 
     def extra_positions(self, backbone: Backbone) -> int:
         """A causal language model counts its positions from behind the prefix, as peft does."""
-        return int(self.options.length) if writes_text(backbone) else 0
+        return int(self.options.length) if writes_text(backbone) and not backbone.recurrent else 0
 
     def export(self, backbone: Backbone, folder: Path, base_path: str) -> None:
         """Our own file, and for causal language models peft's beside it."""
         super().export(backbone, folder, base_path)
         prefix: Any = getattr(backbone.base, CHILD)
-        if writes_text(backbone) and len(set(prefix.shapes)) == 1:
-            write(backbone, folder, base_path, "prefix", prefix.flat(), prefix.shapes[0][0])
+        if writes_text(backbone) and not backbone.recurrent and len(set(prefix.sizes)) == 1:
+            write(backbone, folder, base_path, "prefix", prefix.flat(), self.sites[0].heads)
 
     def state(self, backbone: Backbone) -> dict[str, torch.Tensor]:
         """The prefix itself in place of the network that makes it."""
@@ -113,16 +145,16 @@ class PrefixTuning(Technique):
         super().restore(backbone, folder)
 
     def closed_form_count(self, backbone: Backbone) -> int:
-        """2 k n_kv d_head a site, or the size of the reparametrising network."""
+        """2 k n_kv d_head a site (the state's size in a recurrent layer), or the size of the reparametrising network."""
         prefix: Any = getattr(backbone.base, CHILD)
-        total, k, h = sum(prefix.sizes), self.options.length, self.options.hidden
+        total, k, h = sum(prefix.sizes), prefix.length, self.options.hidden
         if not self.options.reparametrization:
             return k * total
         return k * h + h * h + h + h * total + total
 
 
-def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]]:
-    """Attention modules in calling order with their (key-value heads, head width), from one forward pass.
+def find_attention(backbone: Backbone) -> list[Attention]:
+    """Attention modules in calling order with their key-value heads and head width, from one forward pass.
 
     Raises:
         TechniqueError: the model does not use the attention interface.
@@ -130,12 +162,12 @@ def find_attention(backbone: Backbone) -> list[tuple[nn.Module, tuple[int, int]]
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    found: dict[int, tuple[nn.Module, tuple[int, int]]] = {}
+    found: dict[int, Attention] = {}
 
     def probe(
         module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
     ) -> Any:
-        found.setdefault(id(module), (module, (key.shape[1], key.shape[3])))
+        found.setdefault(id(module), Attention(module, key.shape[1], key.shape[3]))
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
 
     model = backbone.model
@@ -182,14 +214,14 @@ class _Shift:
 
 
 class _Spread:
-    """Pre-hook of the model: hands each attention module its keys and values of this pass."""
+    """Pre-hook of the model: hands each site its part of the prefix for this pass."""
 
-    def __init__(self, prefix: Prefix, modules: list[nn.Module]) -> None:
-        self.prefix, self.modules = prefix, modules
+    def __init__(self, prefix: Prefix, sites: list[Any]) -> None:
+        self.prefix, self.sites = prefix, sites
 
     def __call__(self, model: nn.Module, inputs: Any) -> None:
-        for module, pair in zip(self.modules, self.prefix.pairs(), strict=True):
-            object.__setattr__(module, "tunesmith_pair", pair)
+        for site, part in zip(self.sites, self.prefix.flat().split(self.prefix.sizes, dim=1), strict=True):
+            site.hand(part)
 
 
 def _register() -> None:

@@ -5,7 +5,7 @@ from tunesmith.testing import check_technique, tiny_model
 
 from __future__ import annotations
 
-from tunesmith.testing.models import KINDS, tiny_model
+from tunesmith.testing.models import KINDS, RECURRENT, tiny_model
 from tunesmith.testing.techniques import check_technique
 
-__all__ = ["KINDS", "check_technique", "tiny_model"]
+__all__ = ["KINDS", "RECURRENT", "check_technique", "tiny_model"]

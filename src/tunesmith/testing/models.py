@@ -33,6 +33,11 @@ def _configs(size: int) -> dict[str, Any]:
 
     decoder = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128}
     ids: dict[str, Any] = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    from tunesmith.models.recurrent import RecurrentConfig
+
+    def recurrent(cell: str, **more: Any) -> Any:
+        return RecurrentConfig(**{"cell": cell, "hidden_size": WIDTH, "num_hidden_layers": 2, **more, **ids})
+
     return {
         "bert": lambda: t.BertConfig(**SMALL, **ids, max_position_embeddings=128),
         "distilbert": lambda: t.DistilBertConfig(dim=WIDTH, n_layers=2, n_heads=4, hidden_dim=64, **ids, max_position_embeddings=128),
@@ -49,10 +54,16 @@ def _configs(size: int) -> dict[str, Any]:
             d_model=WIDTH, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
             encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=128, forced_eos_token_id=3, decoder_start_token_id=3, **ids,
         ),
+        "lstm": lambda: recurrent("lstm"),
+        "gru": lambda: recurrent("gru"),
+        "rnn": lambda: recurrent("rnn"),
+        "bilstm": lambda: recurrent("lstm", bidirectional=True, embedding_size=WIDTH, hidden_size=2 * WIDTH),
     }  # fmt: skip
 
 
-KINDS = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "gemma3", "t5", "bart")
+KINDS = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "gemma3", "t5", "bart", "lstm")
+RECURRENT = ("rnn", "gru", "bilstm")
+"""Further members of the recurrent family, which `lstm` stands for in `KINDS`."""
 
 
 def tiny_tokenizer(segments: bool) -> Any:
@@ -84,7 +95,7 @@ def tiny_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a random model of two layers and width 32 into a folder (kept if it is there already).
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS` or `RECURRENT`.
         folder: where to write it.
         seed: of the weights.
     """
