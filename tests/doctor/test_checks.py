@@ -143,7 +143,7 @@ def test_parameters_are_counted_without_weights(models: Path) -> None:
     for name in ("lora", "full"):
         config = build(RunConfig, {"model": str(place), "task": "chat", "technique": name})
         cls = registry.load("task", "chat")
-        empty = open_without_weights(config, cls(cls.Options()))
+        empty = open_without_weights(config, cls(cls.Options()), None)
         assert all(p.device.type == "meta" for p in empty.model.parameters())
         counted = learning_parameters(create(name), empty.backbone)
         source = locate(str(place))

@@ -18,6 +18,7 @@ import numpy as np
 
 from tunesmith import config as configuration
 from tunesmith import registry
+from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.config import RunConfig
 from tunesmith.console import nested, say, warn
@@ -54,7 +55,7 @@ def examine(config: RunConfig, show: int = 0) -> Report:
     report = Report(findings, case.statistics)
     if not task_is_ready(task, case):
         return finish(report, case)
-    loaded = open_without_weights(config, task)
+    loaded = open_without_weights(config, task, case.train.origin or as_rows(case.train))
     taken = technique.extra_positions(loaded.backbone)
     task.positions = positions(loaded, taken)
     max_length = pick_max_length(config.max_length, task.default_max_length, loaded, taken)
@@ -200,7 +201,8 @@ def as_rows(part: Part) -> Rows:
     """A part as the task takes rows."""
     from datasets import Dataset
 
-    return Rows(Dataset.from_dict(part.columns), part.source, "", list(part.numbers))
+    key = store.key_of(source=part.source, rows=[list(part.numbers), part.columns])
+    return Rows(Dataset.from_dict(part.columns), part.source, key, list(part.numbers))
 
 
 def refusals(task: Any, case: Case, known: Sequence[Finding]) -> list[Finding]:
