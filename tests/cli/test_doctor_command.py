@@ -152,6 +152,30 @@ def test_bad_input_is_one_sentence(cli: Cli, bert: Path, clean: tuple[Path, Path
     assert answer.err.count("\n") == 1
 
 
+def test_a_model_from_nothing_is_made_for_the_look_alone(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in ROWS])
+    before = set(tmp_path.rglob("*"))
+    asked = [
+        "doctor",
+        "--task",
+        "language-modeling",
+        "--model",
+        "new:lstm",
+        "--set",
+        "new.hidden=16",
+        "--train",
+        rows,
+        "--json",
+    ]
+    found = cli(*asked).json
+    assert found["statistics"]["train"]["trained_tokens"] > 400
+    assert found["statistics"]["train"]["parameters_that_learn"] > 1000
+    assert set(tmp_path.rglob("*")) == before
+
+
 # ---- at the start of a run
 
 
