@@ -9,6 +9,8 @@ import pytest
 
 from tunesmith import processes
 
+os.environ["TUNESMITH_STRICT"] = "1"  # a fault of one of the doctor's checks fails a test, and never a run
+
 # Runs verify their artifact in another process; forking it from here, before any tensor exists, saves seconds a run.
 processes.open_nursery()
 

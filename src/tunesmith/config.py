@@ -120,6 +120,7 @@ class RunConfig(Options):
     max_eval_rows: int | None = Field(None, ge=1, description="measure on the first N rows of a fixed shuffle")
     dtype: Dtype = Field("auto", description="what training computes in; auto asks the device")
     device: str = Field("auto", description="auto, cpu, cuda, mps")
+    doctor: bool = Field(True, description="look at the rows before training; errors stop the run")
     trust_remote_code: bool = Field(False, description="run code that a model folder brings along")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list, description="tensorboard, wandb")
     output: str | None = Field(None, description="the run's folder")

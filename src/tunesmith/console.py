@@ -34,6 +34,11 @@ def verbosity() -> int:
     return _verbosity
 
 
+def nested() -> bool:
+    """Whether this process is one of many runs."""
+    return _nested
+
+
 WIDTH = 120  # columns where no terminal says how wide it is (a pipe, a log)
 
 

@@ -62,7 +62,15 @@ def open_nursery() -> None:
     listener.bind(address)
     listener.listen(64)
     if "torch" in sys.modules:
-        command = [sys.executable, "-m", "tunesmith.processes", "--nursery", address, str(listener.fileno())]
+        command = [
+            sys.executable,
+            "-m",
+            "tunesmith.processes",
+            "--nursery",
+            address,
+            str(listener.fileno()),
+            str(os.getpid()),
+        ]
         subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2)
     else:
         _import_libraries()
@@ -168,8 +176,11 @@ def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__" and sys.argv[1] == "--nursery":
     from tunesmith import processes  # the importable module holds the state, not __main__
 
-    processes._import_libraries()
-    processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], os.getppid())
+    # Who the owner is must be told: it may be gone before the libraries are imported, and the parent is then another.
+    owner = int(sys.argv[4])
+    if os.getppid() == owner:
+        processes._import_libraries()
+    processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], owner)
 elif __name__ == "__main__":
     real, sys.stdout = sys.stdout, sys.stderr
     answer = _run(sys.argv[1], json.loads(sys.stdin.read()))

@@ -212,6 +212,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     from tunesmith import registry, seeding
     from tunesmith.data.encode import encode
     from tunesmith.data.splits import load_roles
+    from tunesmith.doctor.examination import at_start
     from tunesmith.models import new
     from tunesmith.models.load import load_model, load_tokenizer, pick_max_length, positions
     from tunesmith.techniques._base import create
@@ -221,7 +222,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
     technique = create(config.technique, config.options.get(registry.resolve("technique", config.technique).name))
     roles = load_roles(config, task)
-    warn_about(roles, config, technique)
+    say_what_is_odd(roles, config, technique)
     task.fit(roles.train)
     for role, rows in roles.present():
         if role != "train":
@@ -241,6 +242,7 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
+    at_start(config, task, roles, encoded, loaded, max_length, technique)
     return Run(config, folder, device, task, technique, roles, loaded, encoded, max_length)
 
 
@@ -372,6 +374,8 @@ def frozen_features(run: Run) -> tuple[Any, Any, float]:
         "technique": run.technique.options.model_dump(mode="json"),
         "task": run.task.name,
         "task_state": run.task.state_dict(),
+        "task_options": run.task.options.model_dump(mode="json"),
+        "bound": run.task.encoding_key(),
         "task_code": run.task.code_version,
         "model_config": run.loaded.model.config.to_json_string(),
         "quantization": run.config.quantization,
@@ -413,8 +417,8 @@ def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:
     return {}
 
 
-def warn_about(roles: Any, config: RunConfig, technique: Any) -> None:
-    """Say what was held out, and what looks odd but does not stop a run."""
+def say_what_is_odd(roles: Any, config: RunConfig, technique: Any) -> None:
+    """Say which rows were held out, where the user named none, and what random weights mean."""
     if configuration.is_new(config.model) and technique.name != "full":
         warn(
             f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
@@ -424,8 +428,3 @@ def warn_about(roles: Any, config: RunConfig, technique: Any) -> None:
         say(f"{config.model} starts from random weights, so everything learns (technique full).")
     if "by content hash" in roles.origins["eval"]:
         say(f"No --eval given: {len(roles.eval):,} rows ({roles.origins['eval']}) are held out and only measured.")
-    for rows in (roles.train, roles.eval):
-        texts = rows.table["text"] if "text" in rows.table.column_names else []
-        empty = sum(1 for text in texts if isinstance(text, str) and not text.strip())
-        if empty:
-            warn(f"{rows.source}: {empty} rows have an empty `text`.")

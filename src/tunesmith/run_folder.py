@@ -73,8 +73,8 @@ def resume_step(folder: Path) -> int:
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Hash of everything in a configuration but where its output goes."""
-    return key_of(**resolved(config).model_dump(mode="json", exclude={"output", "report_to"}))
+    """Hash of everything in a configuration that its result depends on."""
+    return key_of(**resolved(config).model_dump(mode="json", exclude={"output", "report_to", "doctor"}))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.assets import asset_root, catalogue, fetch, folder, get, is_fetched, size_on_disk
-from tunesmith.assets.catalogue import Asset, Source, data
+from tunesmith.assets.catalogue import CURRENT, Asset, Source, data
 from tunesmith.assets.download import CLIENTS, DownloadError
 from tunesmith.assets.rows import Dropped, jsonl
 from tunesmith.errors import AssetError, SaveError
@@ -98,6 +98,7 @@ def test_fetch_gives_one_jsonl_and_says_where_it_came_from(shelf):
             "version": "1.0",
             "file": shelf.path.name,
             "sha256": asset.sha256[0],
+            "pinned": True,
         }
     ]
     assert about["files"]["toy.jsonl"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -275,6 +276,11 @@ def test_the_catalogue_is_complete_and_unambiguous():
     assert {"bert-tiny", "minilm", "smollm2-135m", "gemma3-270m", "movie-reviews", "spam", "sotu"} <= set(names)
     for asset in assets:
         assert asset.kind in ("model", "data")
+        for source in asset.sources:
+            assert (source.version == CURRENT) == (not source.sha256) == source.registry.startswith("Debian")
+            assert source.registry in CLIENTS
+        assert bool(asset.sources) != bool(asset.parts)
+        assert all(not get(part).parts for part in asset.parts)
         assert all(len(value) == 64 and int(value, 16) for value in asset.sha256)
         assert asset.download_size > 0
         assert asset.licence
@@ -297,6 +303,38 @@ def test_the_cache_folder_follows_the_platform(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert asset_root() == tmp_path / "local" / "tunesmith" / "Cache" / "assets"
+
+
+def test_an_asset_of_other_assets_fetches_them_once(shelf):
+    shelf.offer(toy(shelf.path))
+
+    def twice(archives):
+        (file,) = archives
+        yield from ({"text": json.loads(line)["text"]} for line in file.read_text().splitlines() * 2)
+
+    mixed = Asset("mix", "data", "t", (), jsonl("mix.jsonl", twice), "MIT", "toy", ("text",), parts=("toy",))
+    shelf.offer(mixed)
+    path = fetch("mix")
+    assert path.name == "mix.jsonl"
+    assert len(path.read_text().splitlines()) == 4
+    assert json.loads((path.parent / "about.json").read_text())["parts"] == {"toy": "toy-1.0-r1"}
+    assert visible() == ["mix-recipe-r1", "toy-1.0-r1"]
+    assert mixed.download_size == get("toy").download_size
+    assert fetch("mix") == path
+    assert shelf.downloads == ["toy"]
+
+
+def test_what_cannot_be_pinned_is_recorded_and_its_shape_checked(shelf):
+    source = Source("toy-package", CURRENT, "", 1, registry="shelf")
+    asset = Asset("toy", "data", "t", (source,), jsonl("toy.jsonl", read_lines, at_least=2), "MIT", "toy", ("text",))
+    shelf.offer(asset)
+    about = json.loads((fetch("toy").parent / "about.json").read_text())
+    (package,) = about["packages"]
+    assert package["pinned"] is False
+    assert package["sha256"] == hashlib.sha256(shelf.path.read_bytes()).hexdigest()
+    shelf.offer(Asset("toy", "data", "t", (source,), jsonl("toy.jsonl", read_lines, at_least=3), "MIT", "t", (), 2))
+    with pytest.raises(AssetError, match=r"2 usable rows came out for toy\.jsonl, expected at least 3"):
+        fetch("toy")
 
 
 def test_importing_and_listing_needs_no_torch():

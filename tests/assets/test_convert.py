@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from tunesmith.assets.convert import chitchat, encoder, human_eval, population, sentiment, spam, speeches, wnut
+from tunesmith.assets.convert import (
+    chitchat,
+    encoder,
+    human_eval,
+    population,
+    population_hard,
+    sentiment,
+    spam,
+    speeches,
+    wnut,
+)
 from tunesmith.assets.rows import Dropped
 
 
@@ -120,6 +130,37 @@ def test_population_keeps_the_spans_that_are_in_the_abstract(wheel):
         Dropped("answer not found in the context"),
         Dropped("no quoted span"),
     ]
+
+
+def test_population_hard_asks_of_two_abstracts_at_once(wheel):
+    def sample(number, population):
+        text = (
+            f"Trial {number}.\n\nPURPOSE: To help {population} with pain. More.\nPATIENTS: We saw {population} once.\n"
+            f"CONCLUSIONS: Drug {number} works. Nothing{' of body mass index (BMI)' * (number == 3)}."
+        )
+        turns = [{"role": "system", "content": "Who?"}, {"role": "user", "content": text}]
+        return json.dumps({"input": turns, "ideal": f"the spans: '{population}'"})
+
+    lines = [sample(i, f"group {'abcd'[i]}") for i in range(4)]
+    archives = wheel({"evals/registry/data/population_span_extraction/samples.jsonl": "\n".join(lines)})
+    rows = list(population_hard.questions(archives))
+    assert rows == list(population_hard.questions(archives))
+    contexts = sorted({row["context"] for row in rows})
+    assert len(contexts) == 2
+    assert all(context.count("PURPOSE") == 2 for context in contexts)
+    asked = {row["question"]: row["answers"]["text"] for row in rows if row["answers"]["text"]}
+    assert asked['Who was studied in the trial "Trial 2"?'] == ["group c"]
+    assert asked['What was the aim of the trial "Trial 0"?'] == ["To help group a with pain."]
+    assert asked['What was concluded from the trial "Trial 3"?'] == ["Drug 3 works."]
+    assert asked["What does BMI stand for?"] == ["body mass index"]
+    for row in rows:
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            assert row["context"][start : start + len(text)] == text
+        if not row["answers"]["text"] and '"' in row["question"]:
+            assert row["question"].split('"')[1] not in row["context"]
+    nothing = sum(not row["answers"]["text"] for row in rows)
+    assert nothing / len(rows) == pytest.approx(0.3, abs=0.03)
+    assert len({row["id"] for row in rows}) == len(rows)
 
 
 def test_speeches_take_year_and_president_from_the_table(wheel):

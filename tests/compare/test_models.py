@@ -28,7 +28,7 @@ def test_eras_side_by_side(models: Path, tmp_path: Path) -> None:
     """n-gram, recurrent and pretrained models on one text in bits per byte, with the untouched model where there is one."""
     llama = str(tiny_model("llama", models / "llama"))
     done = tunesmith.compare(
-        models=["new:rnn", llama], train=toy_rows(24), eval=toy_rows(6), task="language-modeling", techniques=["lora"],
+        models=["new:rnn", llama], train=toy_rows(24), eval=toy_rows(6), task="language-modeling", techniques=["lora"], baselines=["ngram"],
         seeds=[0], max_steps=2, batch_size=8, max_length=32, new={"hidden": 8, "vocabulary": 300}, output=tmp_path,
     )  # fmt: skip
     rows = {(row["technique"], row["model"]): row for row in done.results["rows"]}

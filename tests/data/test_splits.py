@@ -133,7 +133,7 @@ def test_validation_is_cut_only_from_training_rows_when_eval_is_given() -> None:
 
 
 class _Task:
-    required, optional, inputs = ("text", "label"), ("text_pair",), INPUTS
+    required, optional, inputs, groups = ("text", "label"), ("text_pair",), INPUTS, ()
     synonyms: ClassVar[dict[str, tuple[str, ...]]] = {}
     plain_text = None
 

@@ -124,7 +124,7 @@ def test_a_run_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     run = trained(tmp_path / "run", training={"checkpoint_every": 2})
     assert "everything learns" in capsys.readouterr().err
     assert (run.result["technique"], run.result["model"]) == ("full", "new:lstm")
-    assert run.result["training"]["learning_rate"] == 2e-3
+    assert run.result["training"]["learning_rate"] == 5e-3
     assert run.result["cost"]["trainable_parameters"] == run.result["cost"]["total_parameters"]
     assert run.metrics["bits_per_byte"] < run.result["metrics"]["before"]["bits_per_byte"]
     artifact = json.loads((run.artifact / "tunesmith.json").read_text())
@@ -170,3 +170,21 @@ def test_wrong_settings(given: dict[str, Any], sentence: str) -> None:
 def test_models_that_cannot_be(new: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(tunesmith.UserError, match=sentence):
         trained(tmp_path / "run", new={**SMALL, **new})
+
+
+def test_the_doctor_looks_at_rows_for_a_model_that_is_not_there_yet(tmp_path: Path) -> None:
+    from tunesmith.data.sources import write_objects
+    from tunesmith.doctor.examination import examine
+
+    file = str(write_objects([{"text": text} for text in [*LINES, "a line of its own"]], tmp_path / "t.jsonl"))
+    report = examine(
+        configuration.build(RunConfig, {"model": "new:lstm", "task": "language-modeling", "train": file, "new": SMALL})
+    )
+    assert not report.errors and report.statistics
+
+
+def test_zero_shot_has_nothing_to_ask() -> None:
+    from tunesmith.baselines.zero_shot import Options, ZeroShot
+
+    with pytest.raises(tunesmith.UserError, match="nothing to ask"):
+        ZeroShot(Options()).predict(Plain(), None, settings())  # type: ignore[arg-type]

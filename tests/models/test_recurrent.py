@@ -258,7 +258,7 @@ def test_first_weights() -> None:
         assert float(module.weight.detach().abs().max()) <= 1 / 8
         assert float(module.weight.detach().std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
     embedding: Any = RecurrentModel(config(hidden_size=64)).embed_tokens.weight
-    assert float(embedding.detach().abs().max()) <= 0.1
+    assert 0.4 < float(embedding.detach().abs().max()) <= 0.5
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -13,7 +13,7 @@ from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import RaggedColumn, RaggedRows
 from tunesmith.config import Dtype
 from tunesmith.data import sources
-from tunesmith.data.encode import encode
+from tunesmith.data.encode import encode, located
 from tunesmith.errors import DataError, SaveError, UserError
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
@@ -102,13 +102,22 @@ class Artifact:
             written = self.model.generate(**inputs, generation_config=chosen)[:, width:]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written.tolist()]
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Each row with `prediction` and `score` added, in order."""
+    def predict(
+        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", first: int = 0
+    ) -> list[dict[str, Any]]:
+        """Each row with `prediction`, and `score` or `spans`, added, in order.
+
+        Args:
+            rows: with the task's columns but its targets.
+            source: what an error calls them.
+            first: how many rows of the source stand before these.
+        """
         if not rows:
             return []
         asked = [_inputs(row, self.task, i) for i, row in enumerate(rows)]
         encoded = self.task.encode(asked, self.tokenizer, int(self.opened.info["max_length"]))
-        features = [{**feature, "row": i} for i, several in enumerate(encoded) for feature in several]
+        named = sources.Rows(asked, source, "", range(first + 1, first + len(asked) + 1))
+        features = [{**feature, "row": i} for i, several in located(encoded, named, 0) for feature in several]
         names = features[0] if features else ()
         columns = {name: _Listed([f[name] for f in features]) for name in names}
         scored = evaluate(
@@ -139,13 +148,15 @@ class _Listed(RaggedColumn):
 
 def _inputs(row: Mapping[str, Any], task: Any, index: int) -> dict[str, Any]:
     needed = [name for name in task.required if name not in task.targets]
+    others = [other for name, other in task.stand_ins.items() if row.get(other) is not None]
     for name in needed:
-        if row.get(name) is None:
+        if row.get(name) is None and task.stand_ins.get(name) not in others:
             have = ", ".join(f"`{n}`" for n in row) or "nothing"
             raise DataError(
                 f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`."
             )
-    return {name: row[name] for name in (*task.required, *task.optional) if name in row and name not in task.targets}
+    wanted = (*task.required, *task.optional, *others)
+    return {name: row[name] for name in wanted if name in row and name not in task.targets}
 
 
 def _read(data: Any, columns: Mapping[str, str], task: Any) -> sources.Rows:
@@ -176,8 +187,12 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
     task = artifact.task
     table, _ = sources.open_table(data, task.plain_text)
     needed = [name for name in task.required if name not in task.targets]
-    optional = [name for name in task.optional if name not in task.targets]
+    optional = [name for name in (*task.optional, *task.stand_ins.values()) if name not in task.targets]
     there = {n: c for n, c in columns.items() if n not in task.targets}  # targets need not be there
+    full = sources.with_synonyms(table.column_names, there, needed, task.synonyms)
+    for name, other in task.stand_ins.items():
+        if full.get(name, name) not in table.column_names and there.get(other, other) in table.column_names:
+            needed.remove(name)
     there = sources.with_synonyms(table.column_names, there, (*needed, *optional), task.synonyms)
     sources.rename(table, data, there, needed, [n for n in optional if n in there])
     names = {there.get(n, n): n for n in (*needed, *optional)}
@@ -191,8 +206,9 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
                     raise DataError(
                         f"`{data}`, row {start + offset + 1}: `{name}` is null; fill it in or remove the row."
                     )
-        for record, answer in zip(records, artifact.predict(asked), strict=True):
-            yield {**record, **{k: v for k, v in answer.items() if k in ("prediction", "score", "spans")}}
+        predicted = artifact.predict(asked, source=data, first=start)
+        for record, given, answer in zip(records, asked, predicted, strict=True):
+            yield {**record, **{k: v for k, v in answer.items() if k not in given}}
 
 
 def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:

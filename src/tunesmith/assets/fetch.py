@@ -101,7 +101,7 @@ def _build(asset: Asset, build: Path) -> None:
     """Fill `build/new` with the finished asset."""
     new = build / "new"
     new.mkdir(parents=True)  # mkdir, not mkdtemp: a shared cache must stay readable to others as the umask says
-    archives = []
+    archives = [fetch(part) for part in asset.parts]  # each under its own lock; parts have no parts, so no circle
     for number, source in enumerate(asset.sources):
         place = build / f"download-{number}"
         place.mkdir()
@@ -109,7 +109,7 @@ def _build(asset: Asset, build: Path) -> None:
     with progress() as bar:
         bar.add_task(f"converting {asset.name}", total=None)
         facts = asset.convert(archives, new)
-    _write_about(asset, new, [path.name for path in archives], facts)
+    _write_about(asset, new, archives[len(asset.parts) :], facts)
     for path in new.rglob("*"):
         if path.is_file():
             _sync_file(path)
@@ -120,7 +120,7 @@ def _build(asset: Asset, build: Path) -> None:
     say(f"fetched {asset.name}: {counted}{size} in {folder(asset)}")
 
 
-def _write_about(asset: Asset, new: Path, downloaded: list[str], facts: dict[str, Any]) -> None:
+def _write_about(asset: Asset, new: Path, downloaded: list[Path], facts: dict[str, Any]) -> None:
     files = sorted(path for path in new.rglob("*") if path.is_file())
     about = {
         "name": asset.name,
@@ -134,11 +134,14 @@ def _write_about(asset: Asset, new: Path, downloaded: list[str], facts: dict[str
                 "registry": source.registry,
                 "package": source.package,
                 "version": source.version,
-                "file": file,
-                "sha256": source.sha256,
+                "file": path.name,
+                # Debian's archive keeps no old versions, so there this is what came and not what was asked for.
+                "sha256": source.sha256 or registry.sha256(path),
+                "pinned": bool(source.sha256),
             }
-            for source, file in zip(asset.sources, downloaded, strict=True)
+            for source, path in zip(asset.sources, downloaded, strict=True)
         ],
+        "parts": {part: folder(get(part)).name for part in asset.parts},
         "conversion_revision": asset.revision,
         **facts,
         "files": {

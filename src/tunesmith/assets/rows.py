@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +24,14 @@ class Dropped:
     why: str
 
 
-def jsonl(filename: str, read: RowReader) -> Converter:
-    """A converter that writes what `read` yields to `filename` and reports the counts."""
+def jsonl(filename: str, read: RowReader, *, at_least: int = 1) -> Converter:
+    """A converter that writes what `read` yields to `filename` and reports the counts.
+
+    Args:
+        filename: of the JSONL file.
+        read: the rows of the downloaded files.
+        at_least: rows below which the source has changed its shape; for sources that no sha256 pins.
+    """
 
     def convert(archives: Sequence[Path], into: Path) -> dict[str, Any]:
         kept = 0
@@ -37,13 +44,19 @@ def jsonl(filename: str, read: RowReader) -> Converter:
                     continue
                 file.write(_line(row))
                 kept += 1
-        if not kept:
+        if kept < at_least:
             raise AssetError(
-                f"no usable row came out for {filename}: {dict(dropped)}; the package is not the one we know."
+                f"{kept or 'no'} usable rows came out for {filename}, expected at least {at_least} "
+                f"(dropped: {dict(dropped)}); the package is not the one we know."
             )
         return {"rows": {"kept": kept, "dropped": dict(sorted(dropped.items()))}}
 
     return convert
+
+
+def by_hash(rows: Iterable[Row], key: str, salt: str = "") -> list[Row]:
+    """Rows in the order of a hash of one column: the same everywhere, and any head of them is a fair mixture."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}{row[key]}".encode()).digest())
 
 
 def _blank(row: Row | Dropped) -> str:

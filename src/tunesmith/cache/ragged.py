@@ -55,7 +55,7 @@ class RaggedRows:
     @property
     def lengths(self) -> Array:
         """Tokens of each row, [rows]."""
-        return self.columns["input_ids"].lengths
+        return self.columns["input_ids"].lengths if self.columns else np.zeros(0, np.int64)
 
 
 class RaggedWriter:

@@ -41,6 +41,7 @@ def train(
     learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
     max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
     overwrite: f.Overwrite = False, report_to: f.ReportTo = None, trust_remote_code: f.TrustRemoteCode = False,
+    no_doctor: f.NoDoctor = False,
     config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
 ) -> None:  # fmt: skip
     """Train one model with one technique."""
@@ -51,6 +52,7 @@ def train(
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "report_to": f.words(report_to), "trust_remote_code": trust_remote_code,
+        "doctor": "off" if no_doctor else None,
     }  # fmt: skip
     from tunesmith import config as configuration
     from tunesmith import processes

@@ -51,9 +51,10 @@ def top(
 
 def register() -> None:
     """Add the commands; each module imports nothing heavy at its top."""
-    from tunesmith.cli import commands_artifact, commands_look, commands_train
+    from tunesmith.cli import commands_artifact, commands_doctor, commands_look, commands_train
 
     commands_train.add(app)
+    commands_doctor.add(app)
     commands_artifact.add(app)
     commands_look.add(app)
 
@@ -70,7 +71,7 @@ def run(args: list[str] | None = None) -> int:
         register()
     command = typer.main.get_command(app)
     try:
-        command.main(args=args, prog_name="tunesmith", standalone_mode=False)
+        code = command.main(args=args, prog_name="tunesmith", standalone_mode=False)
     except TunesmithError as error:
         _say("interrupted" if error.exit_code == 130 else "error", str(error))
         return error.exit_code
@@ -81,7 +82,7 @@ def run(args: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _explain(error)
-    return 0
+    return code if isinstance(code, int) else 0  # what `raise typer.Exit(2)` comes back as
 
 
 def _explain(error: Exception) -> int:

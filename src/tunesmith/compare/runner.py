@@ -178,6 +178,7 @@ def refuse_early(config: CompareConfig) -> dict[str, dict[str, Any]]:
         Hashes of the rows and of each model, by which a run that is already there is recognised.
     """
     from tunesmith.data.splits import load_roles
+    from tunesmith.doctor.examination import at_start
     from tunesmith.models.load import load_tokenizer, locate
     from tunesmith.training.precision import pick_device
 
@@ -188,6 +189,7 @@ def refuse_early(config: CompareConfig) -> dict[str, dict[str, Any]]:
     for role, rows in roles.present():
         if role != "train":
             task.check(rows, role)
+    at_start(config, task, roles)
     identity: dict[str, dict[str, Any]] = {}
     for model in models_of(config):
         identity[model] = {"data_sha256": roles.sha256()}

@@ -5,7 +5,7 @@
     .txt .text .md                    what the task makes of plain text: sentences as above, or passages as `text`
 
 Values that are objects (chat messages, answers) are kept as JSON text, because a table would give every object the keys of
-all others.
+all others. SQuAD's nested JSON (articles of paragraphs of questions) is one row a question.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READERS = {
 PLAIN = (".txt", ".text", ".md")
 MAX_FIELD = 32 << 20  # characters in one CSV cell; larger is damage, not data
 PASSAGE = 2000  # characters from which a passage of plain text is closed at the next blank line
-VERSION = 5  # part of the cache key of a read table: raise it when reading changes
+VERSION = 6  # part of the cache key of a read table: raise it when reading changes
 
 
 def kind_of(path: Path, plain: str | None) -> str | None:
@@ -118,7 +118,25 @@ def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(content, 1):
         if not isinstance(row, dict):
             raise DataError(f"`{spec}`, row {number} must be an object, got {type(row).__name__}.")
-        yield row
+        if isinstance(row.get("paragraphs"), list):
+            yield from _squad(row["paragraphs"], f"`{spec}`, article {number}")
+        else:
+            yield row
+
+
+def _squad(paragraphs: list[Any], where: str) -> Iterator[dict[str, Any]]:
+    """One row a question of SQuAD's form: paragraphs with a `context` and its `qas`."""
+    for number, paragraph in enumerate(paragraphs, 1):
+        questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
+        if not isinstance(questions, list) or not all(isinstance(each, dict) for each in questions):
+            raise DataError(
+                f"{where}, paragraph {number} has no list of questions `qas`; SQuAD's form needs `context` and `qas`."
+            )
+        for each in questions:
+            answers = [] if each.get("is_impossible") else each.get("answers")
+            yield {"id": each.get("id"), "question": each.get("question"), "context": paragraph.get("context"), "answers": {
+                "text": [answer.get("text") for answer in answers], "answer_start": [answer.get("answer_start") for answer in answers],
+            } if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers) else answers}  # fmt: skip
 
 
 def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:

@@ -66,6 +66,8 @@ def read(
     optional: Sequence[str] = (),
     synonyms: Mapping[str, Sequence[str]] | None = None,
     plain: str | None = None,
+    *,
+    nulls: bool = False,
 ) -> Rows:
     """Read a data set and rename its columns to the task's.
 
@@ -76,6 +78,7 @@ def read(
         optional: task columns that are taken when present.
         synonyms: task column -> other common names, taken when the column is not there.
         plain: how a plain text file is read ("lines", "conll"), if it can be.
+        nulls: let null values in, for who names them all (the doctor).
 
     Raises:
         DataError: with the file and the row.
@@ -86,7 +89,8 @@ def read(
     mapping = with_synonyms(table.column_names, columns, (*required, *optional), synonyms or {})
     table = rename(table, spec, mapping, required, optional)
     rows = Rows(table, spec, store.key_of(file=sha, columns=mapping, kept=table.column_names))
-    _refuse_nulls(rows, required)
+    if not nulls:
+        _refuse_nulls(rows, required)
     return rows
 
 

@@ -110,6 +110,7 @@ class Columns(Protocol):
     required: Sequence[str]
     optional: Sequence[str]
     inputs: Sequence[str]
+    groups: Sequence[str]
     synonyms: Mapping[str, Sequence[str]]
     plain_text: str | None
 
@@ -137,7 +138,7 @@ def load_roles(config: RunConfig, task: Columns) -> Roles:
     train = read(config.train)
     assert train is not None
     chooses = config.training.chooses or task.chooses(train)
-    roles = assign(train, read(config.validation), read(config.eval), task.inputs, chooses)
+    roles = assign(train, read(config.validation), read(config.eval), task.groups or task.inputs, chooses)
     return Roles(
         sources.subset(roles.train, config.max_train_rows, "train"),
         roles.validation,

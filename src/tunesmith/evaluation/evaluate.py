@@ -81,7 +81,9 @@ def evaluate(
                         metric.update(answer.value, task.truth(row))
             bar.advance(shown, len(indices))
     model.train(training)
-    for empty in np.flatnonzero(pieces == 0).tolist():
+    for empty in np.flatnonzero(pieces == 0).tolist():  # nothing of the row reached the model: what it misses counts
         answers[empty] = task.join([], table[empty])
+        if labelled:
+            metric.update(answers[empty].value, task.truth(table[empty]))
     metrics = {**metric.compute(), "loss": total / units} if labelled and units else {}
     return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, answers)

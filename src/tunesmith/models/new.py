@@ -20,8 +20,9 @@ from tunesmith.errors import ModelError, SaveError
 from tunesmith.models.load import Source, load_tokenizer, locate, weights_sha256
 from tunesmith.seeding import derive
 
-LEARNING_RATE = 2e-3
-"""For all parameters of a recurrent model from random weights, with AdamW; fine-tuning rates are far too small for that."""
+LEARNING_RATE = 5e-3
+"""For all parameters of a recurrent model from random weights, with AdamW; fine-tuning rates are far too small for that. On 90,000
+tokens of speeches (width 192, 400 steps) an LSTM came to a loss of 5.11 with 5e-3 and 5.79 with 2e-3; RNN and GRU likewise."""
 EPOCHS = 10.0
 PAD, START, END = "<pad>", "<s>", "</s>"
 NOTE = "new.json"

@@ -63,10 +63,15 @@ class Task(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]]
     """Columns whose content says that two rows are the same."""
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Columns whose content keeps rows on one side when a part is cut off, where that is less than all inputs (a passage with
+    several questions)."""
     targets: ClassVar[tuple[str, ...]]
     """Columns that hold what is to be predicted: rows to predict for need not have them."""
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other common names of a column, taken when the column is not there (`messages`: `conversations`)."""
+    stand_ins: ClassVar[Mapping[str, str]] = {}
+    """A column that rows to predict for may have instead of a required one (`tokens`: `text`)."""
     plain_text: ClassVar[Literal["lines", "conll"] | None] = None
     """How a .txt file is read, where the task can use one."""
     auto_class: ClassVar[str]
