@@ -39,9 +39,8 @@ def causal(cell: str = "lstm", **more: Any) -> Any:
     torch.manual_seed(3)
     model = RecurrentForCausalLM(config(cell, **more)).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight.normal_()
-        if not more.get("tie_word_embeddings"):
-            model.lm_head.weight.normal_()
+        for parameter in model.parameters():
+            parameter.normal_()
     return model
 
 
