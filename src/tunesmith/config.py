@@ -132,11 +132,14 @@ class RunConfig(Options):
 class CompareConfig(RunConfig):
     """One comparison: a run's settings shared by several techniques and seeds."""
 
+    models: list[str] = Field(
+        default_factory=list, description="several models in place of one; new ones learn in full"
+    )
     techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
     baselines: list[str] | None = Field(None, description="default: every baseline that knows the task")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
 
-    @field_validator("techniques", "baselines", "seeds")
+    @field_validator("models", "techniques", "baselines", "seeds")
     @classmethod
     def _once(cls, value: list[Any] | None) -> list[Any] | None:
         twice = next((item for i, item in enumerate(value or []) if item in (value or [])[:i]), None)
@@ -260,6 +263,10 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
     if issubclass(cls, CompareConfig):
         given = [name for name in ("technique", "seed") if settings.get(name) is not None]
         problems += [(name, f"a comparison takes `{name}s`, a list.") for name in given]
+    if issubclass(cls, CompareConfig) and isinstance(settings.get("models"), list) and settings["models"]:
+        if settings.get("model") not in (None, settings["models"][0]):
+            problems.append(("models", "is given together with model; give one of them."))
+        settings["model"] = settings["models"][0]
     problems += _new_models(settings)
     if settings.get("technique") is None:
         settings["technique"] = default_technique(settings.get("model"))
@@ -304,7 +311,7 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
 
 def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with `new:` names and options."""
-    named = [str(settings.get("model") or "")]
+    named = [str(name) for name in (settings.get("models") or [settings.get("model") or ""])]
     found = [
         ("model", unknown("new model", name, [f"{NEW}{kind}" for kind in NEW_MODELS]))
         for name in named

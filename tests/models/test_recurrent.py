@@ -39,9 +39,8 @@ def causal(cell: str = "lstm", **more: Any) -> Any:
     torch.manual_seed(3)
     model = RecurrentForCausalLM(config(cell, **more)).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight.normal_()
-        if not more.get("tie_word_embeddings"):
-            model.lm_head.weight.normal_()
+        for parameter in model.parameters():
+            parameter.normal_()
     return model
 
 
@@ -264,7 +263,7 @@ def test_first_weights() -> None:
         assert float(module.weight.detach().abs().max()) <= 1 / 8
         assert float(module.weight.detach().std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
     embedding: Any = RecurrentModel(config(hidden_size=64)).embed_tokens.weight
-    assert float(embedding.detach().abs().max()) <= 0.1
+    assert 0.4 < float(embedding.detach().abs().max()) <= 0.5
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -21,6 +21,13 @@ OWN = """import tunesmith
 artifact = tunesmith.load("path/to/this/folder")
 print(artifact.predict([{{"text": "..."}}]))"""
 
+OWN_CLASSES = {
+    "Recurrent": "tunesmith.models.recurrent",
+    "Gemma3ForTokenClassification": "tunesmith.models.classes",
+    "Gemma3ForQuestionAnswering": "tunesmith.models.classes",
+    "BartForTokenClassification": "tunesmith.models.classes",
+}
+
 
 def card(info: dict[str, Any]) -> str:
     """Model card in Markdown with the metadata block that model hubs read."""
@@ -33,6 +40,10 @@ def card(info: dict[str, Any]) -> str:
         snippet = PIPELINE.format(task=info["task"])
     else:
         snippet = OWN.format()
+    # Classes that transformers lacks register themselves when they are imported.
+    extra = next((module for start, module in OWN_CLASSES.items() if info["model_class"].startswith(start)), None)
+    if extra and info["format"] != "state":
+        snippet = f"import {extra}  # registers {info['model_class']} with transformers\n{snippet}"
     lines = [
         "---",
         "library_name: " + {"peft": "peft", "model": "transformers"}.get(info["format"], "tunesmith"),

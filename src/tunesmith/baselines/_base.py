@@ -37,6 +37,8 @@ class Baseline(ABC):
     family: ClassVar[str] = "baseline"
     Options: ClassVar[type[Options]] = Options
     tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+    reads_model: ClassVar[bool] = False
+    """Whether it looks inside the model, so that every compared model has a row of it."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

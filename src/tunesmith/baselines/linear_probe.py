@@ -7,7 +7,7 @@ a technique adds over this row is what changing the backbone is worth (Alain & B
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,7 @@ class LinearProbe(Baseline):
     """Frozen features and a linear model."""
 
     Options = Options
+    reads_model: ClassVar[bool] = True
 
     def predict(self, task: Task, roles: Roles, config: RunConfig) -> Guess:
         """Run the backbone once over all rows, fit."""

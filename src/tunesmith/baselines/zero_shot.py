@@ -22,7 +22,7 @@ from pydantic import Field
 from tunesmith import registry
 from tunesmith.baselines._base import Baseline, Guess, loss_of, targets
 from tunesmith.config import Options as BaseOptions
-from tunesmith.config import RunConfig
+from tunesmith.config import RunConfig, is_new
 from tunesmith.console import progress
 from tunesmith.data.splits import Roles
 from tunesmith.errors import TechniqueError
@@ -51,12 +51,15 @@ class ZeroShot(Baseline):
     """The untouched model, asked in words."""
 
     Options = Options
+    reads_model: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = (
         "text-classification", "token-classification", "question-answering", "summarization", "instruction", "chat", "language-modeling",
     )  # fmt: skip
 
     def predict(self, task: Task, roles: Roles, config: RunConfig) -> Guess:
         """Ask about every eval row."""
+        if is_new(config.model):
+            raise TechniqueError(f"{config.model} starts from random weights, so there is nothing to ask it.")
         ask = {"text-classification": classify, "token-classification": tag, "question-answering": answer}
         values, loss = ask.get(task.name, score)(self.options, task, roles, config)
         return Guess(values, loss)

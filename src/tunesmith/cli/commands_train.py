@@ -22,6 +22,7 @@ COMPARE_HELP = """Train several techniques on the same rows and budget; one tabl
 Examples:
   tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --output runs/comparison
   tunesmith compare --model ./bert --train a.csv --techniques full,lora,adapter --seeds 0,1,2 --epochs 2
+  tunesmith compare --models new:rnn,new:lstm,asset:smollm2-135m --task language-modeling --train a.txt --techniques lora
 Finished runs are kept: the same command again goes on where it stopped.
 """
 
@@ -95,6 +96,7 @@ def _finish(result: dict[str, object], output: str, as_json: bool) -> None:
 def compare(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
     columns: f.Columns = None,
+    models: Annotated[str | None, typer.Option(help="several models, comma-separated, in place of --model")] = None,
     techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all)")] = None,
     baselines: Annotated[str | None, typer.Option(help="comma-separated (default: every one that knows the task)")] = None,
     seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
@@ -107,7 +109,7 @@ def compare(
     f.talk(verbose, quiet)
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
-        "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
+        "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "trust_remote_code": trust_remote_code,

@@ -1,7 +1,7 @@
 """Carry out a comparison: every run in a process of its own, finished runs kept, failures as rows with a reason.
 
 OUTPUT/comparison.yaml               the resolved settings
-OUTPUT/runs/<technique>/<seed>/      run folders
+OUTPUT/runs/<technique>/<seed>/      run folders (runs/<model>/<technique>/<seed>/ where several models are compared)
 OUTPUT/results.json                  protocol, one row a technique, all runs
 OUTPUT/report.html
 """
@@ -20,10 +20,12 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import processes, registry
-from tunesmith.config import CompareConfig, RunConfig
+from tunesmith.compare.models import baselines_of, models_of, place_of, techniques_of
+from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.metrics import higher_is_better
+from tunesmith.run import DEFAULT_EPOCHS
 from tunesmith.run_folder import config_sha256, materialise, write_json, write_text
 
 SCHEMA = 1
@@ -60,8 +62,9 @@ class Comparison:
 
 
 def compare(
-    model: Any,
+    model: Any = None,
     *,
+    models: Sequence[str] = (),
     tokenizer: Any = None,
     train: Any,
     validation: Any = None,
@@ -74,7 +77,8 @@ def compare(
     """Compare techniques on the same rows and budget.
 
     Args:
-        model: folder, GGUF file, hub id, `asset:NAME`, or a transformers model object.
+        model: folder, GGUF file, hub id, `asset:NAME`, `new:lstm`, or a transformers model object.
+        models: several of those names in place of one.
         tokenizer: needed with a model object.
         train: a file, hub id or asset, or a list of dicts, a DataFrame, a `datasets.Dataset`.
         validation: rows that choices are made on.
@@ -85,9 +89,18 @@ def compare(
         **settings: any setting of the command line (`seeds=[0, 1]`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output)
+    if model is None and not models:
+        raise UserError("a comparison needs a model: pass a name, a model object with its tokenizer, or models=[...].")
+    if models:
+        settings["models"] = list(models)
     raw = {
         **settings,
-        **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+        **materialise(
+            folder,
+            model if model is not None else models[0],
+            tokenizer,
+            {"train": train, "validation": validation, "eval": eval},
+        ),
     }
     if techniques is not None:
         raw["techniques"] = list(techniques)
@@ -109,7 +122,7 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
     """Run what is missing, aggregate everything, write results and report."""
     folder = Path(config.output or "runs/comparison")
     config.output = str(folder)
-    config.techniques = config.techniques or default_techniques()
+    config.techniques = config.techniques or (["full"] if all(map(is_new, models_of(config))) else default_techniques())
     if not config.seeds:
         raise UserError("--seeds is empty; give at least one seed, for example --seeds 0,1,2.")
     started = time.perf_counter()
@@ -124,20 +137,29 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
     identity = refuse_early(config)
     write_text(folder / "comparison.yaml", configuration.dump(config))
 
+    if config.epochs is None and config.max_steps is None:
+        config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer
     planned = list(plan(config, folder))
     if not overwrite:
         for _, _, run in planned:
             place = Path(str(run.output))
-            if (place / "result.json").is_file() and finished(place, run, identity) is None:
+            if (place / "result.json").is_file() and finished(place, run, identity[run.model]) is None:
                 raise UserError(
                     f"`{place}` holds a finished run with other settings, rows or model; add --overwrite to replace it, or give another --output."
                 )
     runs: list[dict[str, Any]] = []
     for number, (kind, name, run) in enumerate(planned, 1):
         title = f"[{number}/{len(planned)}] {name}" + (f", seed {run.seed}" if kind == "technique" else "")
-        runs.append(carry_out(kind, name, run, folder, title, identity))
-    measured = {run["seed"]: run for run in reversed(runs) if run["kind"] == "technique" and run["metrics"]}
-    runs += [before_of(measured[seed]) for seed in config.seeds if seed in measured]
+        title += f" on {run.model}" if len(models_of(config)) > 1 else ""
+        runs.append(carry_out(kind, name, run, folder, title, identity[run.model]))
+    # Random weights that were not trained say nothing that a person would compare with.
+    measured = {
+        (run["model"], run["seed"]): run
+        for run in reversed(runs)
+        if run["kind"] == "technique" and run["metrics"] and not (is_new(run["model"]) and len(models_of(config)) > 1)
+    }
+    places = [(model, seed) for model in models_of(config) for seed in config.seeds]
+    runs += [before_of(measured[place]) for place in places if place in measured]
 
     from tunesmith.compare.report import write_report
     from tunesmith.compare.statistics import aggregate
@@ -149,11 +171,11 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
     return Comparison(folder, results)
 
 
-def refuse_early(config: CompareConfig) -> dict[str, Any]:
+def refuse_early(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """Say once, before the first run, what would make every run fail: rows, labels, device or model that cannot be used.
 
     Returns:
-        Hashes of the rows and the model, by which a run that is already there is recognised.
+        Hashes of the rows and of each model, by which a run that is already there is recognised.
     """
     from tunesmith.data.splits import load_roles
     from tunesmith.doctor.examination import at_start
@@ -168,30 +190,38 @@ def refuse_early(config: CompareConfig) -> dict[str, Any]:
         if role != "train":
             task.check(rows, role)
     at_start(config, task, roles)
-    source = locate(config.model)
-    load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-    return {"data_sha256": roles.sha256(), "model_sha256": source.sha256}
+    identity: dict[str, dict[str, Any]] = {}
+    for model in models_of(config):
+        identity[model] = {"data_sha256": roles.sha256()}
+        if not is_new(model):  # a new one follows from configuration, rows and seed
+            source = locate(model)
+            load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+            identity[model]["model_sha256"] = source.sha256
+    return identity
 
 
 def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunConfig]]:
-    """(kind, name, configuration) of every run, baselines first; a configuration differs in technique and seed alone."""
-    shared = config.model_dump(mode="json", exclude={"techniques", "baselines", "seeds", "options"})
-    for name in config.baselines or ():
-        place = folder / "runs" / name / str(config.seeds[0])
-        yield (
-            "baseline",
-            name,
-            make(config, {**shared, "technique": "full", "seed": config.seeds[0], "output": str(place)}, name),
-        )
+    """(kind, name, configuration) of every run, baselines first; a configuration differs in model, technique and seed alone."""
+    shared = config.model_dump(mode="json", exclude={"models", "techniques", "baselines", "seeds", "options"})
+
+    def run(model: str, name: str, seed: int, baseline: str | None = None) -> RunConfig:
+        place = place_of(config, folder, model, baseline or name, seed)
+        return make(config, {**shared, "model": model, "technique": name, "seed": seed, "output": str(place)}, baseline)
+
+    for model in models_of(config):
+        for name in baselines_of(config, model):
+            yield "baseline", name, run(model, "full", config.seeds[0], name)
     for seed in config.seeds:
-        for name in config.techniques:
-            place = folder / "runs" / name.replace(":", "-") / str(seed)
-            yield "technique", name, make(config, {**shared, "technique": name, "seed": seed, "output": str(place)})
+        for model in models_of(config):
+            for name in techniques_of(config, model):
+                yield "technique", name, run(model, name, seed)
 
 
 def make(config: CompareConfig, settings: dict[str, Any], baseline: str | None = None) -> RunConfig:
     """A run's configuration with the option sets that concern it."""
     run = RunConfig.model_validate(settings)
+    if not is_new(run.model):  # what new models are made of does not concern the others
+        run.new = NewModelOptions.model_validate({})
     if run.training.evaluate_every is None and run.training.evaluations is None:
         run.training.evaluations = EVALUATIONS
     names = {registry.split_name(n)[0] for n in (run.task, run.technique, run.objective, run.strategy)}
@@ -214,7 +244,7 @@ def carry_out(
     """One run, or its result if it is already there under the same configuration."""
     place = Path(str(run.output))
     entry: dict[str, Any] = {
-        "technique": name, "kind": kind, "seed": run.seed, "status": "finished", "reason": None,
+        "technique": name, "model": run.model, "kind": kind, "seed": run.seed, "status": "finished", "reason": None,
         "folder": str(place.relative_to(folder)), "learning_rate": None, "metrics": None, "cost": None, "curve": [],
     }  # fmt: skip
     result = finished(place, run, identity)
@@ -287,7 +317,7 @@ def before_of(run: dict[str, Any]) -> dict[str, Any]:
     """The untouched model's row from a run's `before` metrics (the head differs by seed, not by technique)."""
     metrics = run["metrics"]
     return {
-        "technique": "untouched", "kind": "untouched", "seed": run["seed"], "status": "finished", "reason": None, "folder": run["folder"],
+        "technique": "untouched", "model": run["model"], "kind": "untouched", "seed": run["seed"], "status": "finished", "reason": None, "folder": run["folder"],
         "learning_rate": None, "metrics": {"before": metrics["before"], "after": metrics["before"], "primary": metrics["primary"]},
         "cost": {"trainable_parameters": 0, "total_parameters": None, "train_seconds": None, "tokens_per_second": None,
                  "peak_memory_bytes": None, "artifact_bytes": None, "predicted_memory_bytes": None, "predicted_seconds": None},
@@ -301,9 +331,10 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
 
     done = next((run for run in runs if run.get("provenance")), None)
     provenance = done["provenance"] if done else {}
+    several = {"models": config.models} if len(config.models) > 1 else {}
     primary = done["metrics"]["primary"] if done and done["metrics"] else "accuracy"
     return {
-        "model": config.model, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
+        "model": config.model, **several, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
         "seeds": config.seeds, "epochs": config.epochs or (None if config.max_steps else 3.0), "max_steps": config.max_steps, "batch_size": config.batch_size,
         "techniques": config.techniques, "baselines": config.baselines, "primary": primary, "higher_is_better": higher_is_better(primary),
         "learning_rates": "the technique's default" if config.learning_rate is None else "the same for all, given",
@@ -320,7 +351,7 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     from tunesmith.console import set_verbosity
     from tunesmith.data.splits import load_roles
     from tunesmith.evaluation import cost
-    from tunesmith.models.load import locate
+    from tunesmith.models.new import source_of
     from tunesmith.run import SCHEMA as RUN_SCHEMA
 
     set_verbosity(int(payload["verbosity"]), nested=True)
@@ -349,7 +380,7 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
                  "predicted_seconds": None},
         "forgetting": None, "stream": None,
         "provenance": {"versions": cost.versions(), "hardware": cost.hardware(), "rows": roles.describe(),
-                       "data_sha256": roles.sha256(), "model_sha256": locate(config.model).sha256,
+                       "data_sha256": roles.sha256(), "model_sha256": source_of(config, task, roles.train, Path(str(config.output))).sha256,
                        "config_sha256": config_sha256(config), "git_commit": cost.git_commit()},
     }  # fmt: skip
     place = Path(str(config.output))

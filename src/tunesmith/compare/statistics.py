@@ -85,7 +85,7 @@ def pareto_front(
 
 
 def aggregate(runs: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a technique or baseline, best first, those without a finished seed last.
+    """One row a technique or baseline (and model, where several are compared), best first, those without a finished seed last.
 
     Means run over finished seeds only; `n` says how many, `status` is `partial` when some did not finish.
     `quality_per_cost` = sign · 100 · (mean - reference) / (train_seconds / 60): points above the `majority` baseline
@@ -94,10 +94,10 @@ def aggregate(runs: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) ->
     """
     primary = primary_metric(protocol, runs)
     higher = higher_is_better(protocol, primary)
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str | None], list[Mapping[str, Any]]] = {}
     for run in runs:
-        groups.setdefault((run.get("kind", "technique"), run["technique"]), []).append(run)
-    rows = [_row(name, kind, members, primary) for (kind, name), members in groups.items()]
+        groups.setdefault((run.get("kind", "technique"), run["technique"], run.get("model")), []).append(run)
+    rows = [_row(name, kind, model, members, primary) for (kind, name, model), members in groups.items()]
 
     reference = reference_row(rows)
     for row in rows:
@@ -159,7 +159,7 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _row(name: str, kind: str, members: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Any]:
+def _row(name: str, kind: str, model: str | None, members: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Any]:
     ordered = sorted(members, key=lambda run: (run.get("seed") is None, run.get("seed") or 0))
     done = [run for run in ordered if run.get("status") == "finished"]
     measured = [(run.get("metrics") or {}).get("after") or {} for run in done]
@@ -172,6 +172,7 @@ def _row(name: str, kind: str, members: Sequence[Mapping[str, Any]], primary: st
     rates = [float(run["learning_rate"]) for run in done if is_number(run.get("learning_rate"))]
     row: dict[str, Any] = {
         "technique": name,
+        "model": model,
         "kind": kind,
         "status": _status(ordered, done),
         "reason": _reason(ordered),

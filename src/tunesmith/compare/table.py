@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.compare import format as human
+from tunesmith.compare.models import labelled
 from tunesmith.compare.statistics import higher_is_better, primary_metric, reference_row, sort_rows
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    results = labelled(results)
     protocol = results.get("protocol") or {}
     primary = primary_metric(protocol, results.get("runs") or [])
     scale = human.scale_of(results, primary)
@@ -80,6 +82,7 @@ def _marked(text: str, front: bool) -> str:
 
 def footnotes(results: Mapping[str, Any]) -> list[str]:
     """What the table's numbers mean, one sentence each: interval, seeds, mark, gain, memory."""
+    results = labelled(results)
     rows = list(results.get("rows") or [])
     protocol = results.get("protocol") or {}
     primary = primary_metric(protocol, results.get("runs") or [])

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from tunesmith.cache import store
+from tunesmith.config import is_new
 from tunesmith.console import say
 from tunesmith.errors import ConfigError, ModelError, nearest
 from tunesmith.models.backbone import Backbone
@@ -82,6 +83,8 @@ def locate(name: str) -> Source:
         if not folder.is_dir():
             raise ModelError(f"`{name}` is a data set, not a model; see `tunesmith list assets`.")
         return Source(name, str(folder), weights_sha256(folder))
+    if is_new(name):
+        raise ModelError(f"`{name}` is made by a run and not found; give the folder of one that was made (base_model).")
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":

@@ -41,7 +41,11 @@ from transformers.utils.generic import can_return_tuple
 
 from tunesmith.models.recurrence import GATES, STATES, Cell, RecurrentState, State, first_values
 
-RANGE = 0.1  # embeddings and output layers start in U(-0.1, 0.1) (Zaremba et al. 2014, section 4.1)
+HEAD = 0.1  # output layers start in U(-0.1, 0.1) (Zaremba et al. 2014, section 4.1)
+EMBEDDING = 0.5
+"""Embeddings start wider than that: gates that are sized for inputs of about 1 hardly see inputs of 0.06. On 90,000 tokens of
+speeches (LSTM, width 192, 150 steps, rate 5e-3) the loss stood at that of single tokens with 0.1 (6.64) and went on with 0.5
+(6.02) and 1.0 (6.03); torch's own N(0, 1) would make the logits of a tied output layer too large at first."""
 
 
 @strict
@@ -153,9 +157,9 @@ class RecurrentPreTrainedModel(PreTrainedModel):
             for parameter, value in zip((module.weight, module.bias), first_values(module), strict=True):
                 initialization.copy_(parameter, value.to(parameter.device, parameter.dtype))  # type: ignore[arg-type]
         elif isinstance(module, nn.Embedding):
-            initialization.uniform_(module.weight, -RANGE, RANGE)
+            initialization.uniform_(module.weight, -EMBEDDING, EMBEDDING)
         elif isinstance(module, nn.Linear):
-            initialization.uniform_(module.weight, -RANGE, RANGE)
+            initialization.uniform_(module.weight, -HEAD, HEAD)
             if module.bias is not None:
                 initialization.zeros_(module.bias)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.compare import format as human
+from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
 from tunesmith.compare.report.facts import machine_facts, protocol_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
@@ -41,7 +42,7 @@ def write_report(results: Mapping[str, Any], path: Path) -> Path:
         SaveError: the file cannot be written.
     """
     path = Path(path)
-    page = render(results)
+    page = render(labelled(results))
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
