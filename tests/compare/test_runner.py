@@ -104,7 +104,7 @@ def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPat
         runner.execute(config)
     assert called == []  # nothing finished is replaced unasked
     runner.execute(config, overwrite=True)
-    assert sorted(called) == ["bitfit", "full", "linear-probe", "lora", "majority", "tfidf"]
+    assert sorted(called) == ["bitfit", "full", "linear-probe", "lora", "majority", "tfidf", "zero-shot"]
 
 
 def test_a_run_that_dies_is_a_row(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
