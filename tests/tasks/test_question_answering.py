@@ -174,13 +174,16 @@ def test_an_answer_inside_a_word_takes_its_token() -> None:
     assert answer_of(feature, context) == "1990s"
 
 
-def test_a_question_that_is_too_long_is_refused_or_cut(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_question_that_is_too_long_is_refused_or_cut(capsys: pytest.CaptureFixture[str]) -> None:
     record = row("good film", "film", question=" ".join(["was"] * 20))
     with pytest.raises(DataError, match=r"20 tokens.*max_length=24.*long_question=cut"):
         encode(fitted(), record, 24)
-    (feature,) = encode(fitted(long_question="cut"), record, 24)
+    ((feature,),) = fitted(long_question="cut").encode([record], TOKENIZER, 24)
     assert answer_of(feature, "good film") == "film"
     assert len(feature["input_ids"]) == 15 + 3 + 2
+    assert "1 questions are cut: max_length=24" in capsys.readouterr().err
+    with pytest.raises(DataError, match="max_length=3"):
+        encode(fitted(long_question="cut"), record, 3)
 
 
 def test_marks_in_a_text_are_text() -> None:

@@ -199,8 +199,10 @@ class QuestionAnswering(Task):
         contexts = dict.fromkeys(str(row["context"]) for row in rows)
         read = dict(zip(contexts, _windows.pieces(list(contexts), tokenizer), strict=True))
         questions = _windows.pieces([str(row["question"]).strip() for row in rows], tokenizer)
-        for row, (question, _) in zip(rows, questions, strict=True):
-            question = self._fit(question, frame.size, max_length)
+        cut = 0
+        for row, (whole, _) in zip(rows, questions, strict=True):
+            question = self._fit(whole, frame.size, max_length)
+            cut += len(question) < len(whole)
             ids, spans = read[str(row["context"])]
             characters = np.asarray(spans, np.int32).reshape(-1, 2)
             targets = None
@@ -212,20 +214,19 @@ class QuestionAnswering(Task):
                 self._window(frame, question, ids[at : at + room], characters[at : at + room], at, targets)
                 for at in _windows.starts(len(ids), room, self.options.stride)
             ]
+        if cut:
+            warn(f"{cut} questions are cut: max_length={max_length} holds no more beside the context.")
 
     def _fit(self, question: list[int], around: int, max_length: int) -> list[int]:
         most = max_length - around - max(1, math.ceil(max_length * CONTEXT_SHARE))
         if len(question) <= most:
             return question
-        if self.options.long_question == "error":
-            raise DataError(
-                f"the question has {len(question)} tokens, which leaves less than a quarter of max_length={max_length} to the context; "
-                "raise --max-length, shorten the question, or cut such questions with --set question-answering.long_question=cut."
-            )
-        warn(
-            f"A question of {len(question)} tokens is cut to {most}: max_length={max_length} holds no more beside the context."
+        if self.options.long_question == "cut" and most >= 0:
+            return question[:most]
+        raise DataError(
+            f"the question has {len(question)} tokens, which leaves less than a quarter of max_length={max_length} to the context; "
+            "raise --max-length, shorten the question, or cut such questions with --set question-answering.long_question=cut."
         )
-        return question[: max(most, 0)]
 
     def _window(
         self,
