@@ -74,3 +74,42 @@ def test_readme_names_what_is_there() -> None:
     for flag in re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README):
         name = flag.removeprefix("--").replace("-", "_")
         assert name in RunConfig.model_fields or name in ("set", "techniques", "seeds"), flag
+
+
+DOCTOR = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.registry
+def test_the_doctors_page_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands run, and the lines that the page shows of them are lines that they print."""
+    from tunesmith.console import people
+
+    for name in ("bert-tiny", "tweets"):
+        try:
+            assets.fetch(name)
+        except assets.DownloadError as error:
+            pytest.skip(f"the registry does not give asset:{name}: {error}")
+    shown = re.findall(r"^```bash\n(.*?)^```\s*```text\n(.*?)^```", DOCTOR, re.S | re.M)
+    assert len(shown) == 2
+    for command, output in shown:
+        people.cache_clear()  # the console of an earlier test writes to that test's stream
+        assert run(shlex.split(command)[1:]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        lines = [
+            line for line in output.splitlines() if line.startswith(("doctor:", "train ", "eval ", "row ", "  input:"))
+        ]
+        assert lines
+        for line in lines:
+            assert " ".join(line.split()) in printed
+    people.cache_clear()
+
+
+def test_the_doctors_page_names_every_code() -> None:
+    written = set()
+    for path in (ROOT / "src" / "tunesmith" / "doctor").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        written |= set(re.findall(r'(?:"error"|"warning"|level)(?: if \w+ else "warning")?,\s*"([a-z-]+)"', text))
+        written |= set(re.findall(r'^    "([a-z-]+)": \((?:True|False), ', text, re.M))
+    assert len(written) > 40
+    listed = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", DOCTOR.split("## What is looked at")[1]))
+    assert written - listed - {"code", "warning"} == set()  # words of the code that are no codes

@@ -19,6 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.run_folder import (
     clear_folder,
     config_sha256,
+    materialise,
     open_folder,
     resume_step,
     write_config,
@@ -97,28 +98,6 @@ def default_output(settings: Mapping[str, Any]) -> str:
     chosen = settings.get("technique") or configuration.default_technique(settings.get("model"))
     technique = str(chosen).replace(":", "-").lower()
     return f"runs/{technique}-{settings.get('seed', 0)}"
-
-
-def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Write Python objects into files of the run, so that a resolved configuration can be run again."""
-    from tunesmith.data.sources import write_objects
-
-    named: dict[str, Any] = {}
-    if isinstance(model, (str, Path)):
-        named["model"] = str(model)
-    else:
-        if tokenizer is None:
-            raise UserError("a model object needs its tokenizer: pass tokenizer=.")
-        place = folder / "base_model"
-        model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
-        named["model"] = str(place)
-    for role, rows in data.items():
-        if rows is None or isinstance(rows, (str, Path)):
-            named[role] = None if rows is None else str(rows)
-        else:
-            named[role] = str(write_objects(rows, folder / "data" / f"{role}.jsonl"))
-    return named
 
 
 @dataclass

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,28 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     except OSError as error:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     return None
+
+
+def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Write Python objects into files of the run, so that a resolved configuration can be run again."""
+    from tunesmith.data.sources import write_objects
+
+    named: dict[str, Any] = {}
+    if isinstance(model, (str, Path)):
+        named["model"] = str(model)
+    else:
+        if tokenizer is None:
+            raise UserError("a model object needs its tokenizer: pass tokenizer=.")
+        place = folder / "base_model"
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        named["model"] = str(place)
+    for role, rows in data.items():
+        if rows is None or isinstance(rows, (str, Path)):
+            named[role] = None if rows is None else str(rows)
+        else:
+            named[role] = str(write_objects(rows, folder / "data" / f"{role}.jsonl"))
+    return named
 
 
 def clear_folder(folder: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from conftest import Cli
 from tunesmith.testing import tiny_model
 from tunesmith.testing.models import WORDS
 
@@ -30,14 +29,14 @@ def clean(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "train.jsonl", ROWS[:40]), write(tmp_path / "eval.jsonl", ROWS[40:])
 
 
-def test_clean_rows(cli: Cli, bert: Path, clean: tuple[Path, Path]) -> None:
+def test_clean_rows(cli: Any, bert: Path, clean: tuple[Path, Path]) -> None:
     answer = cli("doctor", "--model", bert, "--train", clean[0], "--eval", clean[1])
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.rstrip().endswith("doctor: nothing found in 40 train and 20 eval rows.")
     assert cli("doctor", "-q", "--model", bert, "--train", clean[0]).out == ""
 
 
-def test_every_null_is_named_and_stops(cli: Cli, bert: Path, tmp_path: Path) -> None:
+def test_every_null_is_named_and_stops(cli: Any, bert: Path, tmp_path: Path) -> None:
     rows = [dict(row) for row in ROWS]
     rows[3]["text"] = rows[8]["text"] = rows[20]["label"] = None
     rows[30]["label"] = ""
@@ -58,7 +57,7 @@ def test_every_null_is_named_and_stops(cli: Cli, bert: Path, tmp_path: Path) -> 
     assert "doctor: 2 errors (null in 3 rows, empty-label in 1 row)." in out
 
 
-def test_json_is_one_object(cli: Cli, bert: Path, clean: tuple[Path, Path], tmp_path: Path) -> None:
+def test_json_is_one_object(cli: Any, bert: Path, clean: tuple[Path, Path], tmp_path: Path) -> None:
     twice = write(tmp_path / "twice.jsonl", [*ROWS[:39], ROWS[0]])
     answer = cli("doctor", "--model", bert, "--train", twice, "--eval", clean[1], "--json")
     assert answer.code == 0
@@ -74,7 +73,7 @@ def test_json_is_one_object(cli: Cli, bert: Path, clean: tuple[Path, Path], tmp_
     assert (answer.code, answer.json["verdict"], answer.json["errors"][0]["rows"]) == (2, "errors", [40])
 
 
-def test_rows_are_held_out_as_a_run_would(cli: Cli, bert: Path, tmp_path: Path) -> None:
+def test_rows_are_held_out_as_a_run_would(cli: Any, bert: Path, tmp_path: Path) -> None:
     """Without --eval the rows that would be measured are those of `train`; numbers are those of the file."""
     rows = [*ROWS, *({**row, "text": row["text"].upper()} for row in ROWS)]
     answer = cli("doctor", "--model", bert, "--train", write(tmp_path / "rows.jsonl", rows), "--json")
@@ -85,7 +84,7 @@ def test_rows_are_held_out_as_a_run_would(cli: Cli, bert: Path, tmp_path: Path) 
     assert all(1 <= number <= 120 for number in leaked["rows"])
 
 
-def test_options_columns_and_length(cli: Cli, bert: Path, tmp_path: Path) -> None:
+def test_options_columns_and_length(cli: Any, bert: Path, tmp_path: Path) -> None:
     rows = [{"review": row["text"], "stars": f"{row['label']}|all"} for row in ROWS]
     path = write(tmp_path / "reviews.jsonl", rows)
     asked = ["doctor", "--model", bert, "--train", path, "--columns", "text=review,label=stars", "--json"]
@@ -97,7 +96,7 @@ def test_options_columns_and_length(cli: Cli, bert: Path, tmp_path: Path) -> Non
     assert cut["statistics"]["train"]["tokens"]["max"] == 6
 
 
-def test_show_marks_every_token(cli: Cli, bert: Path, clean: tuple[Path, Path]) -> None:
+def test_show_marks_every_token(cli: Any, bert: Path, clean: tuple[Path, Path]) -> None:
     answer = cli("doctor", "--model", bert, "--train", clean[0], "--eval", clean[1], "--show", 1, "--max-length", 5)
     assert "marks: [trained]  context  {cut}" in answer.out
     words = ROWS[0]["text"].split(" ")
@@ -110,7 +109,7 @@ def test_show_marks_every_token(cli: Cli, bert: Path, clean: tuple[Path, Path]) 
     assert [segment["mark"] for segment in shown[0]["lines"][0]["segments"]] == ["context", "cut", "context"]
 
 
-def test_show_marks_what_a_decoder_and_an_encoder_decoder_learn(cli: Cli, models: Path, tmp_path: Path) -> None:
+def test_show_marks_what_a_decoder_and_an_encoder_decoder_learn(cli: Any, models: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"a film {'good ' * (i % 4)}{i}", "completion": "they like this film" + " very" * i}
         for i in range(40)
@@ -143,7 +142,7 @@ def test_show_marks_what_a_decoder_and_an_encoder_decoder_learn(cli: Cli, models
         (["--train", "ROWS", "--max-length", "4000"], "4000 is beyond what"),
     ],
 )
-def test_bad_input_is_one_sentence(cli: Cli, bert: Path, clean: tuple[Path, Path], args: list[str], words: str) -> None:
+def test_bad_input_is_one_sentence(cli: Any, bert: Path, clean: tuple[Path, Path], args: list[str], words: str) -> None:
     given = [str(clean[0]) if arg == "ROWS" else arg for arg in args]
     answer = cli("doctor", *([] if "--model" in given else ["--model", bert]), *given)
     assert answer.code == 2
@@ -152,14 +151,38 @@ def test_bad_input_is_one_sentence(cli: Cli, bert: Path, clean: tuple[Path, Path
     assert answer.err.count("\n") == 1
 
 
+def test_a_model_from_nothing_is_made_for_the_look_alone(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in ROWS])
+    before = set(tmp_path.rglob("*"))
+    asked = [
+        "doctor",
+        "--task",
+        "language-modeling",
+        "--model",
+        "new:lstm",
+        "--set",
+        "new.hidden=16",
+        "--train",
+        rows,
+        "--json",
+    ]
+    found = cli(*asked).json
+    assert found["statistics"]["train"]["trained_tokens"] > 400
+    assert found["statistics"]["train"]["parameters_that_learn"] > 1000
+    assert set(tmp_path.rglob("*")) == before
+
+
 # ---- at the start of a run
 
 
-def train(cli: Cli, model: Path, rows: Path, output: Path, *more: object) -> Any:
+def train(cli: Any, model: Path, rows: Path, output: Path, *more: object) -> Any:
     return cli("train", "--model", model, "--train", rows, "--technique", "bitfit", "--max-steps", 1, "--device", "cpu", "--output", output, *more)  # fmt: skip
 
 
-def test_train_says_one_line(cli: Cli, bert: Path, tmp_path: Path) -> None:
+def test_train_says_one_line(cli: Any, bert: Path, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", [*ROWS, *ROWS[:5]])
     answer = train(cli, bert, rows, tmp_path / "one")
     assert answer.code == 0
@@ -178,7 +201,7 @@ def test_train_says_one_line(cli: Cli, bert: Path, tmp_path: Path) -> None:
 GREETINGS = [{"messages": [{"role": "assistant", "content": f"hello number {i}"}]} for i in range(40)]
 
 
-def test_an_error_stops_a_run_before_it_begins(cli: Cli, models: Path, tmp_path: Path) -> None:
+def test_an_error_stops_a_run_before_it_begins(cli: Any, models: Path, tmp_path: Path) -> None:
     """Greetings answer nothing, so nothing is learned from them; the task itself lets them pass."""
     rows = write(tmp_path / "chats.jsonl", GREETINGS)
     answer = train(cli, tiny_model("llama", models / "llama"), rows, tmp_path / "run", "--task", "chat")
@@ -189,7 +212,7 @@ def test_an_error_stops_a_run_before_it_begins(cli: Cli, models: Path, tmp_path:
 
 
 def test_a_fault_of_the_doctor_stops_no_run(
-    cli: Cli, bert: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Any, bert: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faulty(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("a fault")

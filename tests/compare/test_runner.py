@@ -37,7 +37,7 @@ def by_name(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_every_row_is_there(done: Any) -> None:
     rows = by_name(done.results)
-    assert set(rows) == {"full", "lora", "bitfit", "majority", "tfidf", "linear-probe", "untouched"}
+    assert set(rows) == {"full", "lora", "bitfit", "majority", "tfidf", "linear-probe", "zero-shot", "untouched"}
     assert rows["lora"]["n"] == 2 and rows["lora"]["metrics"]["accuracy"]["n"] == 2
     assert rows["lora"]["peak_memory_bytes"] > 1e8
     assert rows["lora"]["trainable_parameters"] < rows["full"]["trainable_parameters"]
@@ -50,6 +50,8 @@ def test_a_technique_that_refuses_is_a_row_with_its_reason(done: Any) -> None:
     row = by_name(done.results)["bitfit"]
     assert row["status"] == "refused"
     assert "bias" in row["reason"]
+    asked = by_name(done.results)["zero-shot"]  # the tiny model has no language-model head
+    assert (asked["status"], "cannot be asked" in asked["reason"]) == ("refused", True)
 
 
 def test_baselines_are_what_they_say(done: Any) -> None:
@@ -93,7 +95,7 @@ def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(processes, "call", counting)
     config = configuration.build(CompareConfig, configuration.read_file(done.folder / "comparison.yaml"))
     again = runner.execute(config)
-    assert called == ["bitfit", "bitfit"]  # only what had no result
+    assert called == ["zero-shot", "bitfit", "bitfit"]  # only what had no result
     assert by_name(again.results)["lora"]["metrics"] == by_name(done.results)["lora"]["metrics"]
     config.batch_size = 4  # another configuration: nothing there counts
     config.seeds = [0]

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tunesmith import registry
 from tunesmith.config import RunConfig, build
 from tunesmith.doctor import checks
 from tunesmith.doctor.case import Case, Part
@@ -146,8 +147,8 @@ def write(path: Path, content: list[Row]) -> Path:
 def examined(
     task: str, train: list[Row], held: list[Row] | None, folder: Path, models: Path, **settings: Any
 ) -> Report:
-    """The doctor on rows: from files with a tiny model; rows alone for tasks of columns that need no model here."""
-    if task in ("token-classification", "question-answering"):
+    """The doctor on rows: from files with a tiny model; rows alone for a task that is not there."""
+    if task not in registry.names("task"):
         return examined_alone(task, train, held)
     raw = {
         "task": task,

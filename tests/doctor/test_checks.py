@@ -143,7 +143,7 @@ def test_parameters_are_counted_without_weights(models: Path) -> None:
     for name in ("lora", "full"):
         config = build(RunConfig, {"model": str(place), "task": "chat", "technique": name})
         cls = registry.load("task", "chat")
-        empty = open_without_weights(config, cls(cls.Options()))
+        empty = open_without_weights(config, cls(cls.Options()), None)
         assert all(p.device.type == "meta" for p in empty.model.parameters())
         counted = learning_parameters(create(name), empty.backbone)
         source = locate(str(place))
@@ -218,8 +218,17 @@ def test_answers_outside_every_window() -> None:
     inside, outside = feature([1, 5, 6, 0], [1, 2]), feature([1, 5, 6, 0], [0, 0])
     case = written([[outside, inside], [outside, outside], [outside]])
     answer = {"text": ["x"], "answer_start": [0]}
-    case.train.columns["answers"] = [answer, answer, {"text": [], "answer_start": []}]
+    case.train.columns |= {"answers": [answer, answer, {"text": [], "answer_start": []}], "context": ["x"] * 3}
     assert found(question_answering.ENCODED_CHECKS, case) == {"answer-outside-windows": (2,)}
+    case.task = SimpleNamespace(null=lambda length: 1)  # a null position elsewhere: now (0, 0) is an answer
+    assert found(question_answering.ENCODED_CHECKS, case) == {}
+
+
+def test_misplaced_answers_are_a_warning_where_they_are_mended() -> None:
+    row = {"question": "q", "context": "a b c", "answers": {"text": ["b"], "answer_start": [1]}}
+    for offsets, level in (("check", "error"), ("mend", "warning")):
+        case = Case("question-answering", {"train": Part.of([row])}, options=SimpleNamespace(offsets=offsets))
+        assert [(f.level, f.code) for f in question_answering.offsets(case)] == [(level, "answer-offset")]
 
 
 def test_tags_as_numbers_and_without_entities() -> None:
@@ -235,6 +244,9 @@ def test_tags_as_numbers_and_without_entities() -> None:
     assert tagged(*[[0, 1, 2]] * 9, [0, 2, 0], labels=names) == {"bio": (10,)}
     assert tagged(*[["O", "O"]] * 9) == {"no-entities": ()}
     assert tagged(*[["NOUN", "VERB"]] * 9) == {}  # parts of speech
+    assert tagged(*[["B-X", "E-X", "S-X"]] * 9) == {"tag-form": tuple(range(1, 10))}
+    assert tagged(*[["B-X", "E-X", "S-X"]] * 9, repair=True) == {}
+    assert tagged(*[["PER", "I-X"]] * 9, scheme="plain") == {}
     assert tagged(*['["O", "B-X"]'] * 9) == {
         "tags-and-tokens": tuple(range(1, 10))
     }  # a cell of a CSV is read as its list

@@ -151,7 +151,11 @@ def answers(plan: Plan, number: int, place: str) -> None:
         plan.take("answer-offset", role)["answers"]["answer_start"][0] += (1, -1, 7)[number] if number != 1 else 1
         plan.take("answer-absent", role)["answers"]["text"] = ["nowhere in it"]
         plan.take("answer-outside", role)["answers"]["answer_start"] = [(-3, 100_000, 5_000)[number]]
-    plan.take("answer-form")["answers"] = ({"text": ["a", "b"], "answer_start": [1]}, "sông", "[1, 2]")[number]
+    plan.take("answer-form")["answers"] = (
+        {"text": ["a", "b"], "answer_start": [1]},
+        {"answer_start": [1]},
+        {"text": [3], "answer_start": [0]},
+    )[number]
     plan.take("answer-empty")["answers"]["text"] = [" "]
     row = plan.take("answer-is-context")
     row["answers"] = {"text": [row["context"]], "answer_start": [0]}

@@ -24,8 +24,7 @@ from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.metrics import higher_is_better
-from tunesmith.run import materialise
-from tunesmith.run_folder import config_sha256, write_json, write_text
+from tunesmith.run_folder import config_sha256, materialise, write_json, write_text
 
 SCHEMA = 1
 EVALUATIONS = 4  # points of the learning curve of each run

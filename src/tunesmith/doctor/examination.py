@@ -18,6 +18,7 @@ import numpy as np
 
 from tunesmith import config as configuration
 from tunesmith import registry
+from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.config import RunConfig
 from tunesmith.console import nested, say, warn
@@ -54,7 +55,7 @@ def examine(config: RunConfig, show: int = 0) -> Report:
     report = Report(findings, case.statistics)
     if not task_is_ready(task, case):
         return finish(report, case)
-    loaded = open_without_weights(config, task)
+    loaded = open_without_weights(config, task, case.train.origin or as_rows(case.train))
     taken = technique.extra_positions(loaded.backbone)
     task.positions = positions(loaded, taken)
     max_length = pick_max_length(config.max_length, task.default_max_length, loaded, taken)
@@ -151,12 +152,21 @@ def read_parts(config: RunConfig, task: Any) -> dict[str, Part]:
     found: dict[str, Rows | None] = {"train": train, "validation": validation, "eval": evaluation}
     if evaluation is None:
         with contextlib.suppress(DataError):  # too few rows to hold some out: a run says so, and asks for --eval
-            found = dict(splits.assign(train, validation, None, task.inputs, False).present())
+            chooses = config.training.chooses or _chooses(task, train)
+            found = dict(splits.assign(train, validation, None, task.groups or task.inputs, chooses).present())
     limits = {"train": config.max_train_rows, "eval": config.max_eval_rows}
     return {
         role: part_of(role, sources.subset(rows, limits.get(role), role), None)
         for role, rows in found.items() if rows is not None
     }  # fmt: skip
+
+
+def _chooses(task: Any, train: Rows) -> bool:
+    """Whether the task wants validation rows; rows that it cannot read are said to be so later."""
+    try:
+        return bool(task.chooses(train))
+    except DataError:
+        return False
 
 
 def part_of(role: str, rows: Rows, chosen: Sequence[int] | None) -> Part:
@@ -191,7 +201,8 @@ def as_rows(part: Part) -> Rows:
     """A part as the task takes rows."""
     from datasets import Dataset
 
-    return Rows(Dataset.from_dict(part.columns), part.source, "", list(part.numbers))
+    key = store.key_of(source=part.source, rows=[list(part.numbers), part.columns])
+    return Rows(Dataset.from_dict(part.columns), part.source, key, list(part.numbers))
 
 
 def refusals(task: Any, case: Case, known: Sequence[Finding]) -> list[Finding]:

@@ -41,7 +41,7 @@ def _row(case: Case, part: Part, index: int) -> dict[str, Any]:
         marks: list[Mark] = [
             "trained" if aligned and labels is not None and labels[i] != IGNORED else "context" for i in range(len(ids))
         ]
-        if labels is not None and _is_span(case, labels) and labels.min() > 0:
+        if labels is not None and _is_span(case, labels) and int(labels[0]) != case.task.null(len(ids)):
             marks[int(labels[0]) : int(labels[1]) + 1] = ["trained"] * (int(labels[1]) - int(labels[0]) + 1)
         tags = _tags(case, labels) if aligned and labels is not None else None
         if len(features) == 1 and whole is not None and len(whole.lengths) == 1:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from tunesmith.config import RunConfig
+from tunesmith.config import RunConfig, is_new
+from tunesmith.data.sources import Rows
 from tunesmith.errors import TechniqueError
+from tunesmith.models import new
 from tunesmith.models.backbone import Backbone
-from tunesmith.models.load import Head, Loaded, Source, load_model, load_tokenizer, locate, model_class
+from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate, model_class
 
 
-def open_without_weights(config: RunConfig, task: Head) -> Loaded:
+def open_without_weights(config: RunConfig, task: Any, train: Rows) -> Loaded:
     """The model with empty weights under a task's head, and its tokenizer.
 
-    A model that cannot be made empty (one that is made here, or brings code of its own) is opened as a run would.
+    A model that cannot be made empty (it brings code of its own) is opened as a run would, and one that a run would make from
+    nothing is made, and thrown away.
+
+    Args:
+        config: names the model.
+        task: fitted.
+        train: the rows that a new model's tokenizer is made from.
 
     Raises:
         ModelError: it cannot be opened at all, or the task makes no sense on it.
@@ -21,10 +31,14 @@ def open_without_weights(config: RunConfig, task: Head) -> Loaded:
     import torch
     import transformers
 
+    if is_new(config.model):
+        with tempfile.TemporaryDirectory() as folder:
+            made = new.source_of(config, task, train, Path(folder))
+            return load_model(made, load_tokenizer(made), task)
     source = locate(config.model)
     tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-    if config.model.startswith("new:") or config.trust_remote_code:
-        return load_model(source, tokenizer, task, trust_remote_code=config.trust_remote_code)
+    if config.trust_remote_code:
+        return load_model(source, tokenizer, task, trust_remote_code=True)
     try:
         shape = transformers.AutoConfig.from_pretrained(source.path)
     except Exception:  # load_model says in a sentence what is wrong

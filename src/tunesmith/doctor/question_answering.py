@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.doctor.case import IGNORED, Case, folded
-from tunesmith.doctor.finding import Finding, counted
+from tunesmith.doctor.case import Case, Part, folded
+from tunesmith.doctor.finding import Finding, Level, counted
 from tunesmith.doctor.general.duplicates import conflict
+from tunesmith.errors import DataError
+from tunesmith.tasks._answers import nearest_place, parse
 
 
 def cuts(options: Any) -> bool:
@@ -18,80 +20,86 @@ def cuts(options: Any) -> bool:
     return False
 
 
-def answers(value: Any) -> tuple[list[str], list[int]] | None:
-    """Texts and offsets of an answer cell (an object, or JSON text of one); None if it is neither."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return None
-    if not isinstance(value, Mapping):
-        return None
-    found, starts = value.get("text", []), value.get("answer_start", [])
-    found, starts = [x if isinstance(x, list) else [x] for x in (found, starts)]
-    return [str(text) for text in found], [int(s) if isinstance(s, (int, float)) else -1 for s in starts]
-
-
 def texts(row: Mapping[str, Any]) -> list[str]:
     """Question, context and answers."""
-    said = answers(row.get("answers"))
-    return [str(row.get("question") or ""), str(row.get("context") or ""), *(said[0] if said else [])]
+    said = _answers(row.get("answers"), row.get("answer_start")) or []
+    return [str(row.get("question") or ""), str(row.get("context") or ""), *(text for text, _ in said)]
+
+
+def _answers(cell: Any, start: Any = None) -> list[tuple[str, int | None]] | None:
+    """Answers and where they start, as the task reads them; None if it does not."""
+    try:
+        return parse(cell, start)
+    except DataError:
+        return None
+
+
+def _rows(part: Part) -> Iterator[tuple[int, str, Any, list[tuple[str, int | None]] | None]]:
+    """Index, context, cell and answers of the rows that have both."""
+    starts = part.columns.get("answer_start", [None] * len(part))
+    for i, (cell, start, context) in enumerate(
+        zip(part.columns.get("answers", []), starts, part.columns.get("context", []), strict=False)
+    ):
+        if cell is not None and isinstance(context, str):
+            yield i, context, cell, _answers(cell, start)
+
+
+def _has_blank(cell: Any) -> bool:
+    """Whether a list of answers holds one without text, which the task takes for none."""
+    if isinstance(cell, str) and cell.lstrip().startswith("{"):
+        cell = json.loads(cell)
+    found = cell.get("text") if isinstance(cell, Mapping) else None
+    return isinstance(found, list) and any(isinstance(text, str) and not text.strip() for text in found)
 
 
 def offsets(case: Case) -> Iterator[Finding]:
     """Answers that are not in the context at their offset, or not at all."""
+    mends = case.option("offsets") == "mend"
     for part in case.parts.values():
         shape, outside, wrong, absent, blank = [], [], [], [], []
-        hint: dict[int, str] = {}
+        hint = ""
         unanswerable = 0
-        cells = part.columns.get("answers", [])
-        contexts = part.columns.get("context", [""] * len(cells))
-        for i, (cell, context) in enumerate(zip(cells, contexts, strict=True)):
-            if cell is None or not isinstance(context, str):
-                continue
-            said = answers(cell)
-            if said is None or len(said[0]) != len(said[1]):
+        for i, context, cell, said in _rows(part):
+            if said is None:
                 shape.append(i)
                 continue
-            unanswerable += not said[0]
-            for text, start in zip(*said, strict=True):
-                if not text.strip():
-                    blank.append(i)
-                elif text not in context:
+            unanswerable += not said
+            if _has_blank(cell):
+                blank.append(i)
+            for text, start in said:
+                there = context[start : start + len(text)] if start is not None and start >= 0 else ""
+                near = nearest_place(text, context, start or 0)
+                if there == text:
+                    continue
+                if near is None:
                     absent.append(i)
-                elif start < 0 or start + len(text) > len(context):
+                elif start is not None and (start < 0 or start + len(text) > len(context)):
                     outside.append(i)
-                elif context[start : start + len(text)] != text:
+                else:
                     wrong.append(i)
-                    hint[i] = (
-                        f"`{context[start : start + len(text)]}` stands there, not `{text}`, which is at {context.find(text)}"
-                    )
+                    hint = hint or f"; `{text[:40]}` of row {part.numbers[i]} is at {near}"
         case.note(part, unanswerable=unanswerable / max(len(part), 1))
-        kinds = (
-            ("answer-form", shape, "`answers` is not {text: [...], answer_start: [...]} with as many texts as offsets", "write it in that form"),
-            ("answer-empty", blank, "an answer is empty", "leave `text` and `answer_start` empty where there is no answer"),
-            ("answer-absent", absent, "the answer does not stand in the context", "quote it from the context as it is written there"),
-            ("answer-outside", outside, "the offset of an answer lies outside the context", "count characters from 0, not bytes or tokens"),
-            ("answer-offset", wrong, "another text stands at the offset of the answer" + (f" ({hint[wrong[0]]})" if wrong else ""), "count characters from 0"),
+        remedy = "count characters from 0, or set question-answering.offsets=mend"
+        level: Level = "warning" if mends else "error"
+        kinds: tuple[tuple[Level, str, list[int], str, str], ...] = (
+            ("error", "answer-form", shape, "`answers` is not {text: [...], answer_start: [...]} with as many texts as starts", "write it in that form"),
+            ("warning", "answer-empty", blank, "an answer is empty and is read as none", "leave `text` and `answer_start` empty where there is no answer"),
+            ("error", "answer-absent", absent, "the answer does not stand in the context", "quote it from the context letter by letter"),
+            (level, "answer-outside", outside, "the offset of an answer lies outside the context", remedy),
+            (level, "answer-offset", wrong, f"another text stands at the offset of the answer{hint}", remedy),
         )  # fmt: skip
-        for code, rows, what, remedy in kinds:
+        for kind, code, rows, what, advice in kinds:
             if rows:
-                yield part.finding("error", code, rows, f"in {counted(len(set(rows)))} {what}", remedy)
+                yield part.finding(kind, code, rows, f"in {counted(len(set(rows)))} {what}", advice)
 
 
 def easy(case: Case) -> Iterator[Finding]:
     """Rows whose answer is the whole context."""
     for part in case.parts.values():
-        found = []
-        for i, cell in enumerate(part.columns.get("answers", [])):
-            said, context = answers(cell), part.columns["context"][i]
-            if (
-                said
-                and isinstance(context, str)
-                and len(context) > 20
-                and any(folded(t) == folded(context) for t in said[0])
-            ):
-                found.append(i)
+        found = [
+            i for i, context, _, said in _rows(part)
+            if said and len(context) > 20 and any(folded(text) == folded(context) for text, _ in said)
+        ]  # fmt: skip
         if found:
             yield part.finding(
                 "warning",
@@ -104,17 +112,17 @@ def easy(case: Case) -> Iterator[Finding]:
 
 def windows(case: Case) -> Iterator[Finding]:
     """Answers that no window holds whole: the row is trained as if it had none."""
-    holds = getattr(case.task, "holds_answer", None)
+    null = getattr(case.task, "null", lambda length: 0)  # where the labels of a window without an answer point to
     for part in case.parts.values():
         encoded = part.encoded
         if encoded is None or encoded.labels is None or encoded.label_offsets is None:
             continue
-        asked = np.asarray([bool((said := answers(cell)) and said[0]) for cell in part.columns.get("answers", [])])
+        asked = np.zeros(len(part), bool)
+        asked[[i for i, _, _, said in _rows(part) if said]] = True
         seen = np.zeros(len(part), bool)
-        for feature, owner in enumerate(encoded.owner.tolist()):
-            span = encoded.labels[encoded.label_offsets[feature] : encoded.label_offsets[feature + 1]]
-            # Without an answer both ends point at the first token, or are asked nothing.
-            seen[owner] |= holds(span) if holds else bool(len(span) and span[0] != IGNORED and span.max() > 0)
+        first = encoded.labels[encoded.label_offsets[:-1]]
+        places = np.asarray([null(int(length)) for length in encoded.lengths])
+        seen[encoded.owner[first != places]] = True
         lost = np.flatnonzero(asked & ~seen)
         if len(lost):
             yield part.finding(

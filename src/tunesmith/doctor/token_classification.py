@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from tunesmith.doctor.general.duplicates import conflict
 
 RARE = 5
 OUTSIDE = "O"
+BIO = re.compile(r"[BI]-.+", re.S)
+MARKED = re.compile(r"[BIESLU]-.+", re.S)  # BIOES and BILOU too
 
 
 def cuts(options: Any) -> bool:
@@ -47,9 +50,12 @@ def _tag(tag: Any, names: Any) -> str:
     return str(names[tag]) if isinstance(tag, int) and not isinstance(tag, bool) and 0 <= tag < len(names) else str(tag)
 
 
-def is_bio(rows: list[list[str]]) -> bool:
-    """Whether tags are entities (`B-`, `I-`, `O`) and not a tag a word, as parts of speech are."""
-    return any(tag[:2] in ("B-", "I-") for row in rows for tag in row)
+def is_bio(case: Case, rows: list[list[str]]) -> bool:
+    """Whether tags mark entities, and are not a tag a word, as parts of speech are."""
+    if case.option("scheme", "auto") != "auto":
+        return bool(case.option("scheme") == "bio")
+    seen = {tag for row in rows for tag in row} - {OUTSIDE}
+    return any(tag[:2] in ("B-", "I-") for tag in seen) or (bool(seen) and all(MARKED.fullmatch(tag) for tag in seen))
 
 
 def shape(case: Case) -> Iterator[Finding]:
@@ -87,7 +93,7 @@ def scheme(case: Case) -> Iterator[Finding]:
     """BIO violations, and tags that are of no scheme."""
     for part in case.parts.values():
         rows = tags(case, part)
-        if not is_bio(rows):
+        if not is_bio(case, rows):
             continue
         found = {i: places[0] for i, row in enumerate(rows) if (places := violations(row))}
         if found:
@@ -98,16 +104,20 @@ def scheme(case: Case) -> Iterator[Finding]:
                 f"in {counted(len(found))} an entity goes on that has not begun (`{rows[row][place]}` {before}, token {place + 1} of row {part.numbers[row]})",
                 "begin every entity with B-, or set token-classification.repair=true",
             )  # fmt: skip
-        odd = {i: tag for i, row in enumerate(rows) for tag in row if tag != OUTSIDE and tag[:2] not in ("B-", "I-")}
+        repairs = case.option("repair", False)  # reads BIOES and BILOU too
+        odd = {
+            i: tag for i, row in enumerate(rows) for tag in row
+            if tag != OUTSIDE and not (MARKED if repairs else BIO).fullmatch(tag)
+        }  # fmt: skip
         if odd:
             yield part.finding(
-                "warning", "tag-form", odd, f"tags such as `{next(iter(odd.values()))}` are neither `O` nor `B-` or `I-` and a type",
-                "write all tags in BIO",
+                "error", "tag-form", odd, f"tags such as `{next(iter(odd.values()))}` are neither `O` nor `B-` or `I-` and a type",
+                "write all tags in BIO, or set token-classification.repair=true where they are BIOES or BILOU",
             )  # fmt: skip
 
 
 def _kinds(row: list[str]) -> set[str]:
-    return {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in row} - {OUTSIDE}
+    return {tag[2:] if MARKED.fullmatch(tag) else tag for tag in row} - {OUTSIDE}
 
 
 def types(case: Case) -> Iterator[Finding]:
@@ -115,10 +125,13 @@ def types(case: Case) -> Iterator[Finding]:
     if case.sampled:
         return
     train = tags(case, case.train)
-    bio = is_bio(train)
-    counts = Counter(tag[2:] if bio else tag for row in train for tag in row if not bio or tag.startswith("B-"))
+    bio = is_bio(case, train)
+    counts = Counter(
+        tag[2:] if bio else tag for row in train for tag in row if not bio or tag[:2] in ("B-", "S-", "U-")
+    )
     case.note(case.train, types=dict(counts.most_common(50)))
     known = {kind for row in train for kind in _kinds(row)}
+    listed = _kinds([str(name) for name in case.option("labels") or []])
     if not known and train:
         yield case.train.finding(
             "error",
@@ -131,12 +144,12 @@ def types(case: Case) -> Iterator[Finding]:
     for part in case.parts.values():
         if part.role == "train":
             continue
-        found = {i: min(new) for i, row in enumerate(tags(case, part)) if (new := _kinds(row) - known)}
+        found = {i: min(new) for i, row in enumerate(tags(case, part)) if (new := _kinds(row) - known - listed)}
         if found:
             names = ", ".join(f"`{name}`" for name in sorted(set(found.values()))[:5])
             yield part.finding(
                 "error", "tag-unseen", found, f"the type {names} does not occur in the training rows",
-                "add training rows of it, or tag these tokens `O`",
+                "add training rows of it, or list every tag under token-classification.labels",
             )  # fmt: skip
     rare = {kind for kind in known if counts[kind] < RARE}
     found_rows = [i for i, row in enumerate(train) if _kinds(row) & rare] if bio else []
@@ -149,7 +162,7 @@ def types(case: Case) -> Iterator[Finding]:
 
 
 def windows(case: Case) -> Iterator[Finding]:
-    """Entities that end in another window than they begin in: neither window sees the whole."""
+    """Entities whose words are decided in two windows: what the second says of its beginning is not heard."""
     names = getattr(case.task, "labels", None)
     if not names:
         return

@@ -70,8 +70,10 @@ def _said(part: Part, code: str, rows: list[int], text: str) -> Finding:
     if code == "mojibake":
         match = LONG.search(text) or PAIR.search(text)
         around = text[max(0, match.start() - 10) : match.end() + 10] if match else text[:20]
-        what = f"{rows_that(count, 'look')} like UTF-8 that was read in another encoding (`{around.strip()}`)"
-        return part.finding("warning", code, rows, what, "read the source as UTF-8 again, or mend it with ftfy")
+        what = f"{rows_that(count, 'look')} like text that was read in the wrong encoding (`{around.strip()}`)"
+        return part.finding(
+            "warning", code, rows, what, "read the source again in its own encoding, or mend it with ftfy"
+        )
     if code == "replacement-character":
         what = f"{rows_that(count, 'hold')} U+FFFD, where characters were lost"
         return part.finding("warning", code, rows, what, "read the source in its own encoding again")
