@@ -60,20 +60,26 @@ def _writing(task: str, rows: int, tokens: int) -> tuple[str, ...]:
 
 RUNS = {
     "summarization": Run("summarization", "debian-synopses", settings=_writing("summarization", 8, 20)),
-    "chat": Run("chat", "chitchat", rows=320, settings=(*_writing("chat", 6, 24), "chat.too_long=drop")),
+    "chat": Run("chat", "chitchat", rows=240, batch_size=4, settings=(*_writing("chat", 6, 24), "chat.too_long=drop")),
     "instruction": Run("instruction", "alpaca-mix", rows=500, settings=_writing("instruction", 8, 20)),
     "translation-vi": Run(
         "summarization",
         "libreoffice-vi",
+        rows=240,
+        batch_size=4,
         columns="document=english,summary=text",
         settings=(*_writing("summarization", 6, 40), "summarization.best_by=chrf"),
     ),
-    "language-modeling-causal": Run("language-modeling", "austen", rows=160, eval_rows=24, steps=20, max_length=512),
-    "language-modeling-speeches": Run("language-modeling", "sotu", rows=40, eval_rows=4, steps=20, max_length=512),
+    "language-modeling-causal": Run(
+        "language-modeling", "austen", rows=160, eval_rows=16, steps=12, batch_size=4, max_length=512
+    ),
+    "language-modeling-speeches": Run(
+        "language-modeling", "sotu", rows=40, eval_rows=2, steps=12, batch_size=4, max_length=512
+    ),
     "language-modeling-masked": Run(
         "language-modeling", "austen", model="bert-tiny", technique="full", rows=1_500, eval_rows=150, steps=300
     ),
-    "language-modeling-vi": Run("language-modeling", "libreoffice-vi", rows=480, eval_rows=100, steps=20),
+    "language-modeling-vi": Run("language-modeling", "libreoffice-vi", rows=480, eval_rows=80, steps=12, batch_size=4),
 }
 
 

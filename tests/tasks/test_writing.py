@@ -142,6 +142,27 @@ def test_a_long_prompt_loses_its_end_but_not_its_frame() -> None:
     assert target == "Hello there.<|im_end|>"
 
 
+def test_a_long_input_is_cut_before_the_instruction_and_the_frame_stays() -> None:
+    for template, end in ((CHATML, "<|im_end|>\n<|im_start|>assistant\n"), (None, "### Response:\n")):
+        tokenizer = tokenizer_of(template)
+        row = {**ALPACA, "input": "Xin chào bạn " * 100}
+        task = task_of("instruction", tokenizer, rows=[row])
+        context, target = parts(encoded(task, row, tokenizer, max_length=260), tokenizer)
+        assert target.startswith("Hello there.")
+        assert "Translate." in context
+        assert context.endswith(end)
+        assert 1 <= context.count("chào") < 100
+        # With less room still, the input is gone and the instruction begins to go.
+        bare = len(encoded(task, {**ALPACA, "input": ""}, tokenizer)["input_ids"])
+        context, _ = parts(encoded(task, row, tokenizer, max_length=bare - 3), tokenizer)
+        assert "chào" not in context
+        assert "Trans" in context
+        assert "Translate." not in context
+        assert context.endswith(end)
+    with pytest.raises(DataError, match=r"frame of a prompt alone has \d+ tokens where max_length leaves \d+"):
+        encoded(task, row, tokenizer, max_length=bare - 20)
+
+
 def test_a_long_completion_stops_the_run_or_is_cut() -> None:
     tokenizer = tokenizer_of(None)
     row = {**ROW, "completion": "long " * 100}

@@ -1,8 +1,8 @@
 """Instruction: a prompt and the completion that should follow, in the model's chat template where it has one.
 
 Rows have `prompt` and `completion` (TRL's form), or `instruction`, `input` and `output` (Alpaca's), and may have `system`. Only
-the completion is learned, with the token that ends it, unless `train_on_prompt` is set. A prompt that is too long loses
-text from its end, never its frame, and a completion is never cut without an error or a wish.
+the completion is learned, with the token that ends it, unless `train_on_prompt` is set. What is too long loses text from the end of
+its input, then of its prompt, never its frame, and a completion is never cut without an error or a wish.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Instruction(GenerationTask):
         "completion": ("output", "response", "answer"),
     }
     default_max_length = 512
+    code_version = 2
 
     def __init__(self, options: InstructionOptions) -> None:
         super().__init__(options)
@@ -134,19 +135,31 @@ class Instruction(GenerationTask):
         return [*target[: limit - 1], *self.stops[:1]]
 
     def prompt_ids(self, row: Mapping[str, Any], tokenizer: Any, room: int) -> list[int]:
-        """The framed prompt, its text shortened from the end until it fits."""
-        text = row["prompt"]
-        ids = self.framed(row, text, tokenizer)
-        while len(ids) > room and text:
-            words = plain_ids(text, tokenizer)
-            keep = max(0, len(words) - (len(ids) - room))
-            text = tokenizer.decode(words[:keep], skip_special_tokens=True) if keep else ""
-            ids = self.framed(row, text, tokenizer)
-        return ids[:room]
+        """The framed prompt; its input, then the prompt itself, loses text from the end until it fits.
 
-    def framed(self, row: Mapping[str, Any], text: str, tokenizer: Any) -> list[int]:
+        Raises:
+            DataError: the frame alone does not fit.
+        """
+        texts = {"prompt": str(row["prompt"]), "input": str(row.get("input") or "")}
+        ids = self.framed(row, **texts, tokenizer=tokenizer)
+        # The input is material and often long (an article); without the prompt nobody would know what to do with it.
+        for name in ("input", "prompt"):
+            while len(ids) > room and texts[name]:
+                words = plain_ids(texts[name], tokenizer)
+                keep = max(0, len(words) - (len(ids) - room))
+                # A character that is cut in two decodes to a mark that may take more tokens than were cut.
+                texts[name] = tokenizer.decode(words[:keep], skip_special_tokens=True).rstrip("\ufffd") if keep else ""
+                ids = self.framed(row, **texts, tokenizer=tokenizer)
+        if len(ids) > room:
+            raise DataError(
+                f"the frame of a prompt alone has {len(ids)} tokens where max_length leaves {room} beside the completion; "
+                "raise --max-length, or set instruction.template=plain."
+            )
+        return ids
+
+    def framed(self, row: Mapping[str, Any], prompt: str, input: str, tokenizer: Any) -> list[int]:
         """Ids of a prompt in its frame."""
-        extra = str(row.get("input") or "")
+        text, extra = prompt, input
         if self.frame == "chat":
             user = f"{text}\n\n{extra}" if extra.strip() else text
             messages = [{"role": "user", "content": user}]
