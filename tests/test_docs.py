@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from tunesmith import assets
 from tunesmith.cli.main import run
+from tunesmith.errors import UserError
 from tunesmith.testing.rows import toy_rows
 
 ROOT = Path(__file__).parent.parent
@@ -113,3 +115,48 @@ def test_the_doctors_page_names_every_code() -> None:
     assert len(written) > 40
     listed = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", DOCTOR.split("## What is looked at")[1]))
     assert written - listed - {"code", "warning"} == set()  # words of the code that are no codes
+
+
+TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+TRAINED = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", TASKS, re.S | re.M)
+    for line in block.splitlines()
+    if line.startswith("tunesmith train") and "asset:" in line
+]
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize(
+    "command", TRAINED, ids=lambda c: re.search(r"--task (\S+)", c)[1] + re.search(r"--train (\S+)", c)[1]
+)
+def test_each_task_trains_as_its_page_says(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command as it stands, on a slice of its rows and for two steps."""
+    for name in re.findall(r"asset:([\w-]+)", command):
+        try:
+            assets.fetch(name)
+        except (assets.DownloadError, UserError) as error:
+            pytest.skip(f"asset:{name} is not there: {error}")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command, comments=True)[1:]
+    slice_ = [
+        "--max-train-rows",
+        "24",
+        "--max-eval-rows",
+        "4",
+        "--max-steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--max-length",
+        "160",
+        "-q",
+    ]
+    task = words[words.index("--task") + 1]
+    writes = ["--set", f"{task}.max_new_tokens=4"] if task in ("summarization", "instruction", "chat") else []
+    # The slice's sequences are short, and a turn is never cut.
+    writes += ["--set", "chat.too_long=drop"] if task == "chat" else []
+    assert run([*words, *slice_, *writes]) == 0
+    result = json.loads((tmp_path / words[words.index("--output") + 1] / "result.json").read_text())
+    assert result["task"] == task
+    assert result["metrics"]["primary"] in result["metrics"]["after"]
