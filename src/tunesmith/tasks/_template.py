@@ -12,7 +12,7 @@ earlier turns otherwise once later ones follow, each turn becomes a sequence of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,15 +106,21 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
         raise DataError(f"the model's chat template refuses the roles {roles}: {error}.") from error
 
 
-def split_end(ids: list[int], tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of tokens that no text is made of."""
+    return {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+
+
+def split_end(ids: list[int], special: Collection[int]) -> tuple[list[int], list[int]]:
     """A turn's ids up to and with its end-of-turn token, and what the template puts behind it."""
-    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     at = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in special), None)
     return (ids, []) if at is None else (ids[: at + 1], ids[at + 1 :])
 
 
 def common_start(one: str, other: str) -> str:
     """The longest text that both begin with."""
+    if other.startswith(one):
+        return one
     length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:length]
 
@@ -129,8 +135,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
         return None
     start = len(common_start(before, whole))
     ids = tokenizer(whole[start:], add_special_tokens=False)["input_ids"]
-    body, _ = split_end(list(ids), tokenizer)
-    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    special = special_ids(tokenizer)
+    body, _ = split_end(list(ids), special)
     return int(body[-1]) if body and body[-1] in special else None
 
 
@@ -155,6 +161,7 @@ def conversation(
     def ids_of(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    special = special_ids(tokenizer)
     done, current, found = "", Piece(), []
     for i, message in enumerate(messages):
         if message["role"] != "assistant" or i == 0:  # a greeting answers nothing: it is context
@@ -168,8 +175,7 @@ def conversation(
             done, current = "", Piece()
         current.add(ids_of(shared[len(done) :]), everything)
         current.last = len(current.ids)
-        body, rest = split_end(ids_of(upto[len(shared) :]), tokenizer)
-        special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+        body, rest = split_end(ids_of(upto[len(shared) :]), special)
         if end is not None and (not body or body[-1] not in special):
             body = [*body, end]
         current.add(body, True)

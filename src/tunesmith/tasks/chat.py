@@ -15,7 +15,7 @@ from pydantic import Field
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError
 from tunesmith.tasks import _template as template
-from tunesmith.tasks._generation import GenerationOptions, GenerationTask
+from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids
 from tunesmith.tasks._template import Piece
 
 
@@ -79,12 +79,7 @@ class Chat(GenerationTask):
             if self.options.system and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": self.options.system}, *messages]
             tools = parse_tools(row.get("tools"))
-            pieces = [
-                piece
-                for window in self.windows(messages, tools, tokenizer, max_length)
-                for piece in self.pieces(window, tools, tokenizer)
-            ]
-            yield [self.as_feature(piece) for piece in pieces]
+            yield [self.as_feature(piece) for piece in self.windows(messages, tools, tokenizer, max_length)]
 
     def pieces(self, messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Any) -> list[Piece]:
         """Token sequences of messages; an encoder-decoder has one an answer."""
@@ -93,34 +88,42 @@ class Chat(GenerationTask):
 
     def windows(
         self, messages: list[dict[str, Any]], tools: Any, tokenizer: Any, max_length: int
-    ) -> list[list[dict[str, Any]]]:
-        """The conversation, or parts of whole exchanges that fit, each behind the system prompt."""
-
-        def fits(part: list[dict[str, Any]]) -> bool:
-            return all(len(piece.ids) <= max_length for piece in self.pieces(part, tools, tokenizer))
-
-        if fits(messages):
-            return [messages]
+    ) -> Iterator[Piece]:
+        """Token sequences of the conversation, or of parts of whole exchanges that fit, each behind the system prompt."""
         start = 1 if messages[0]["role"] == "system" else 0
         system, exchanges = messages[:start], split_exchanges(messages[start:])
-        found: list[list[dict[str, Any]]] = []
-        current: list[dict[str, Any]] = []
-        for number, exchange in enumerate(exchanges, 1):
-            if current and fits([*system, *current, *exchange]):
-                current += exchange
-                continue
-            if current:
-                found.append([*system, *current])
-            if fits([*system, *exchange]):
-                current = list(exchange)
-                continue
-            current = []
-            if self.options.too_long == "error":
+
+        def part(first: int, end: int) -> list[Piece]:
+            return self.pieces([*system, *(m for e in exchanges[first:end] for m in e)], tools, tokenizer)
+
+        def longest(pieces: Sequence[Piece]) -> int:
+            return max(len(piece.ids) for piece in pieces)
+
+        # Rendering a part costs the square of its length: how many exchanges fit is guessed from their texts, then mended.
+        sizes = [len(plain_ids(" ".join(str(m["content"]) for m in e), tokenizer)) for e in exchanges]
+        one = longest(part(0, 1)) - sum(sizes[:1])
+        marks = longest(part(0, 2)) - sum(sizes[:2]) - one if len(exchanges) > 1 else 0
+        first = 0
+        while first < len(exchanges) or not exchanges:
+            end, room = first + 1, max_length - one - sum(sizes[first : first + 1])
+            while end < len(exchanges) and sizes[end] + marks <= room:
+                room, end = room - sizes[end] - marks, end + 1
+            found = part(first, end)
+            while end > first + 1 and longest(found) > max_length:
+                end -= 1
+                found = part(first, end)
+            while end < len(exchanges) and longest(longer := part(first, end + 1)) <= max_length:
+                found, end = longer, end + 1
+            if longest(found) <= max_length:
+                yield from found
+            elif self.options.too_long == "error":
                 raise DataError(
-                    f"exchange {number} alone has more than max_length={max_length} tokens, and turns are never cut; raise "
+                    f"exchange {first + 1} alone has more than max_length={max_length} tokens, and turns are never cut; raise "
                     "--max-length, or leave such exchanges out with --set chat.too_long=drop."
                 )
-        return [*found, [*system, *current]] if current else found
+            if not exchanges:
+                return
+            first = end
 
     def as_feature(self, piece: Piece) -> dict[str, Any]:
         """A decoder learns all answers of a piece; an encoder-decoder the last, from everything before it."""
