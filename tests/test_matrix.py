@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunesmith.testing import KINDS
-from tunesmith.testing.matrix import TECHNIQUES, column, tasks
+from tunesmith.testing.matrix import ARCHITECTURES, TECHNIQUES, column, tasks
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "matrix.md"
 AGAIN = "regenerate it: python -m tunesmith.testing.matrix > docs/matrix.md"
@@ -37,7 +36,7 @@ def written() -> dict[tuple[str, str, str], str]:
 TABLE = written()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("task", tasks())
 def test_the_table_says_what_is(task: str, kind: str, models: Path) -> None:
     torch.set_num_threads(1)
@@ -50,7 +49,7 @@ def test_the_table_says_what_is(task: str, kind: str, models: Path) -> None:
 
 def test_the_table_is_whole() -> None:
     """All pairs are there, none fails, and at least 500 cells work."""
-    assert {(t, k) for t, k, _ in TABLE} == {(t, k) for t in tasks() for k in KINDS}, AGAIN
+    assert {(t, k) for t, k, _ in TABLE} == {(t, k) for t in tasks() for k in ARCHITECTURES}, AGAIN
     assert {label for _, _, label in TABLE} == {label for label, _, _ in TECHNIQUES}, AGAIN
     assert sum(cell == "ok" for cell in TABLE.values()) >= 500
     assert not [key for key, cell in TABLE.items() if not cell.startswith(("ok", "refused: "))]

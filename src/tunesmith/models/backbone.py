@@ -28,10 +28,10 @@ Role = Literal["q", "k", "v", "qkv", "o", "up", "down", "state", "other"]
 # must stand before the feed-forward `output.dense` of BERT-like models.
 ROLES: tuple[tuple[Role, str], ...] = (
     ("qkv", r"(Wqkv|c_attn|qkv_proj|query_key_value|in_proj)"),
-    ("q", r"(query|q_proj|q_lin|q|query_proj)"),
+    ("q", r"(query|q_proj|q_lin|q|q_attn|query_proj)"),
     ("k", r"(key|k_proj|k_lin|k|key_proj)"),
     ("v", r"(value|v_proj|v_lin|v|value_proj)"),
-    ("o", r"(attention\.output\.dense|attn\.(Wo|c_proj|dense)|attention\.dense|o_proj|out_proj|out_lin|o)"),
+    ("o", r"(\w*attention\.output\.dense|\w*att(n|ention)\.(Wo|c_proj|dense)|o_proj|out_proj|out_lin|o)"),
     ("up", r"(intermediate\.dense|mlp\.(Wi|c_fc)|gate_proj|up_proj|gate_up_proj|lin1|wi|wi_0|wi_1|fc1|dense_h_to_4h)"),
     ("state", r"(state_proj)"),  # of a recurrent layer, whose map of the input is its `in_proj`
     ("down", r"(output\.dense|mlp\.(Wo|c_proj)|down_proj|lin2|wo|fc2|dense_4h_to_h)"),

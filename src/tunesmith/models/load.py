@@ -264,12 +264,21 @@ def load_model(
 
 
 def model_class(name: str, config: Any) -> Any:
-    """The class called `name` (`AutoModelFor...`) in transformers, completed by ours where it has none for a family."""
+    """The class called `name` (`AutoModelFor...`) in transformers, completed by ours where it has none for a family.
+
+    Raises:
+        ModelError: there is none.
+    """
     import transformers
 
     auto = getattr(transformers, name)
-    if type(config) not in getattr(auto, "_model_mapping", {type(config)}):
+    known = getattr(auto, "_model_mapping", {type(config)})
+    if type(config) not in known:
         import tunesmith.models.classes  # noqa: F401  (registers them)
+    if type(config) not in known and name not in (getattr(config, "auto_map", None) or {}):
+        raise ModelError(
+            f"transformers has no {name} for `{config.model_type}` models, so this task cannot stand on one; take another model."
+        )
     return auto
 
 

@@ -128,6 +128,7 @@ def refuse_encoders(config: Any, task: str) -> str:
 
     from tunesmith.errors import ModelError
 
+    refuse_bidirectional(config)
     if getattr(config, "is_encoder_decoder", False):
         return "AutoModelForSeq2SeqLM"
     reads_both_ways = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
@@ -137,3 +138,15 @@ def refuse_encoders(config: Any, task: str) -> str:
             "asset:smollm2-135m) or an encoder-decoder (T5, BART)."
         )
     return "AutoModelForCausalLM"
+
+
+def refuse_bidirectional(config: Any) -> None:
+    """A recurrent model of ours that reads both ways has no next token left to predict.
+
+    Raises:
+        ModelError: the model is one.
+    """
+    from tunesmith.errors import ModelError
+
+    if getattr(config, "bidirectional", False):
+        raise ModelError("a bidirectional model sees the token that it should predict; set new.bidirectional=false.")

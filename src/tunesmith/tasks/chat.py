@@ -86,9 +86,7 @@ class Chat(GenerationTask):
         end = self.stops[0] if self.stops else None
         return template.conversation(tokenizer, messages, tools, end=end, everything=self.options.train_on_all)
 
-    def windows(
-        self, messages: list[dict[str, Any]], tools: Any, tokenizer: Any, max_length: int
-    ) -> Iterator[Piece]:
+    def windows(self, messages: list[dict[str, Any]], tools: Any, tokenizer: Any, max_length: int) -> Iterator[Piece]:
         """Token sequences of the conversation, or of parts of whole exchanges that fit, each behind the system prompt."""
         start = 1 if messages[0]["role"] == "system" else 0
         system, exchanges = messages[:start], split_exchanges(messages[start:])

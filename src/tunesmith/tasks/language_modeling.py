@@ -26,6 +26,7 @@ from tunesmith.tasks._language import (
     TokenMetric,
     TokenScore,
     next_tokens,
+    refuse_bidirectional,
     supervised_forward,
     token_loss,
     token_scores,
@@ -111,6 +112,7 @@ class LanguageModeling(Task):
         """Masked for models that were trained so, causal for the others."""
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
+        refuse_bidirectional(config)
         masked, causal = type(config) in MODEL_FOR_MASKED_LM_MAPPING, type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
         if self.objective == "auto":
             self.objective = "masked" if masked and not getattr(config, "is_decoder", False) else "causal"

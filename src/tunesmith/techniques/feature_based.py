@@ -9,6 +9,9 @@ learns how much each layer counts, because the last one is rarely the best for a
 
     feature = gamma * sum_l softmax(w)_l h_l        L + 2 parameters (layers, embeddings, gamma)
 
+Of a language model the output layer learns; where it shares its weights with the embedding it gets a copy of its own (V d
+parameters), because nothing would learn otherwise.
+
 (Peters et al. 2018, section 3.2, equation 1; Peters et al. 2019, "To Tune or Not to Tune?", section 2.)
 """
 
@@ -52,18 +55,12 @@ class FeatureBased(Technique):
         """Freeze, and pool what leaves the base."""
         backbone.freeze()
         # A language model's output layer learns here, because nothing else would: its own parameters, not the embedding's.
-        outputs = [
-            p
-            for n, p in backbone.model.named_parameters()
-            if n.startswith(tuple(f"{o}." for o in backbone.output_names))
-        ]
+        if not any(True for _ in backbone.head_parameters()) and not any(p.dim() > 1 for p in self._output(backbone)):
+            untie(backbone.model)
+        outputs = self._output(backbone)
         for parameter in outputs:
             parameter.requires_grad_(True)
         self.outputs = sum(p.numel() for p in outputs)
-        if not any(True for _ in backbone.head_parameters()) and not any(p.dim() > 1 for p in outputs):
-            raise TechniqueError(
-                "nothing would learn: the output head of this model shares its weights with the frozen embedding; choose another technique."
-            )
         # States of a decoder depend on what it is given, and a model that is its own base cannot be stood in for.
         if not backbone.base_name or (backbone.kind == "encoder-decoder" and not backbone.owns_head):
             self.cache_boundary = None  # type: ignore[misc]
@@ -85,6 +82,10 @@ class FeatureBased(Technique):
         backbone.base.add_module(CHILD, self.reader)
         backbone.base.register_forward_pre_hook(self.reader.before, with_kwargs=True)
         backbone.base.register_forward_hook(self.reader.after)
+
+    def _output(self, backbone: Backbone) -> list[nn.Parameter]:
+        places = tuple(f"{name}." for name in backbone.output_names)
+        return [p for n, p in backbone.model.named_parameters() if n.startswith(places)]
 
     def set_training(self, backbone: Backbone) -> None:
         """The backbone stays in evaluation mode: its output must not depend on the step."""
@@ -139,6 +140,12 @@ class _Reader(nn.Module):
         if not self.layers:
             return states[:, 0]
         return self.gamma * (states * torch.softmax(self.weight, 0)[None, :, None]).sum(1)
+
+
+def untie(model: nn.Module) -> None:
+    """Give the output layer weights of its own, equal to the embedding's so far."""
+    output: Any = model.get_output_embeddings()  # type: ignore[operator]
+    output.weight = nn.Parameter(output.weight.detach().clone())
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 
 from tunesmith import registry
 from tunesmith.errors import ModelError, TechniqueError
-from tunesmith.testing.models import KINDS
+from tunesmith.testing.models import KINDS, RECURRENT, RELATED
 from tunesmith.testing.techniques import Bench
 
 TECHNIQUES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -35,6 +35,7 @@ TECHNIQUES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("prefix-tuning", "prefix-tuning", {"length": 4}),
     ("peft:VERA", "peft:VERA", {"r": 8}),
 )
+ARCHITECTURES = (*KINDS, *RELATED, *RECURRENT)
 STEPS = 3
 RATE = 5e-4
 PADDED = 1e-4  # a row alone against a row in a batch: fp32 sums in another order
@@ -204,7 +205,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
-        cells = {(task, kind): column(task, kind, Path(place)) for task in tasks() for kind in KINDS}
+        cells = {(task, kind): column(task, kind, Path(place)) for task in tasks() for kind in ARCHITECTURES}
     print("\n".join(tables(cells)))
 
 

@@ -38,10 +38,14 @@ def _configs(size: int) -> dict[str, Any]:
     def recurrent(cell: str, **more: Any) -> Any:
         return RecurrentConfig(**{"cell": cell, "hidden_size": WIDTH, "num_hidden_layers": 2, **more, **ids})
 
+    def bert(**more: Any) -> Any:
+        return t.BertConfig(**SMALL, **ids, **more, max_position_embeddings=128)
+
     return {
-        "bert": lambda: t.BertConfig(**SMALL, **ids, max_position_embeddings=128),
+        "bert": bert,
         "distilbert": lambda: t.DistilBertConfig(dim=WIDTH, n_layers=2, n_heads=4, hidden_dim=64, **ids, max_position_embeddings=128),
         "roberta": lambda: t.RobertaConfig(**SMALL, **ids, max_position_embeddings=132),
+        "xlm-roberta": lambda: t.XLMRobertaConfig(**SMALL, **ids, max_position_embeddings=132),
         "modernbert": lambda: t.ModernBertConfig(
             **SMALL, **ids, cls_token_id=2, sep_token_id=3, max_position_embeddings=128, local_attention=16
         ),
@@ -54,6 +58,9 @@ def _configs(size: int) -> dict[str, Any]:
             d_model=WIDTH, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
             encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=128, forced_eos_token_id=3, decoder_start_token_id=3, **ids,
         ),
+        "bert2bert": lambda: t.EncoderDecoderConfig.from_encoder_decoder_configs(
+            bert(), bert(is_decoder=True, add_cross_attention=True), decoder_start_token_id=2, pad_token_id=0, eos_token_id=3
+        ),
         "lstm": lambda: recurrent("lstm"),
         "gru": lambda: recurrent("gru"),
         "rnn": lambda: recurrent("rnn"),
@@ -64,6 +71,8 @@ def _configs(size: int) -> dict[str, Any]:
 KINDS = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "gemma3", "t5", "bart", "lstm")
 RECURRENT = ("rnn", "gru", "bilstm")
 """Further members of the recurrent family, which `lstm` stands for in `KINDS`."""
+RELATED = ("xlm-roberta", "bert2bert")
+"""Further members of families that `roberta` and `bart` stand for; the second is two encoders joined."""
 
 
 def tiny_tokenizer(segments: bool) -> Any:
@@ -95,7 +104,7 @@ def tiny_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a random model of two layers and width 32 into a folder (kept if it is there already).
 
     Args:
-        kind: one of `KINDS` or `RECURRENT`.
+        kind: one of `KINDS`, `RECURRENT` or `RELATED`.
         folder: where to write it.
         seed: of the weights.
     """
@@ -107,7 +116,8 @@ def tiny_model(kind: str, folder: Path, *, seed: int = 0) -> Path:
     config = _configs(len(tokenizer))[kind]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.AutoModel.from_config(config)
+        joined = isinstance(config, transformers.EncoderDecoderConfig)
+        model = (transformers.EncoderDecoderModel if joined else transformers.AutoModel.from_config)(config)
         with torch.no_grad():
             for parameter in model.parameters():  # larger than usual, so that differences show after a few steps
                 if parameter.dim() > 1:
