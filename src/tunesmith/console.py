@@ -7,12 +7,13 @@ people's stream, `-v` adds detail.
 from __future__ import annotations
 
 import sys
+import time
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 _verbosity = 0  # -1 quiet, 0 normal, 1 verbose
 _nested = False
@@ -39,6 +40,7 @@ def nested() -> bool:
     return _nested
 
 
+PROGRESS_SECONDS = 30.0  # between two lines of progress in a log
 WIDTH = 120  # columns where no terminal says how wide it is (a pipe, a log)
 
 
@@ -63,13 +65,46 @@ def warn(message: str) -> None:
         people().print(f"warning: {message}", markup=False, style="yellow")
 
 
-def progress(*columns: object, transient: bool = True) -> Progress:
-    """A progress display on the people's stream, off when quiet or when stderr is not a terminal."""
+class ProgressLines:
+    """Progress where no terminal shows a bar (a pipe, a log): one line now and then, none for work that is soon done."""
+
+    def __init__(self) -> None:
+        self.total: float | None = None
+        self.done, self.title, self.info = 0.0, "", ""
+        self.next = time.monotonic() + PROGRESS_SECONDS
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def add_task(self, description: str, total: float | None = None, **_: object) -> TaskID:
+        """Begin something of so many parts."""
+        self.title, self.total = description, total
+        return cast("TaskID", 0)
+
+    def advance(self, task: TaskID, advance: float = 1) -> None:
+        """So many parts more are done."""
+        self.update(task, completed=self.done + advance)
+
+    def update(self, task: TaskID, *, completed: float, info: str = "") -> None:
+        """So many parts are done."""
+        self.done, self.info = completed, info or self.info
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + PROGRESS_SECONDS
+            whole = f" of {self.total:,.0f}" if self.total else ""
+            people().print(f"{self.title}: {completed:,.0f}{whole}  {self.info}".rstrip(), markup=False)
+
+
+def progress(*columns: object, transient: bool = True) -> Progress | ProgressLines:
+    """A progress display on the people's stream: bars on a terminal, lines in a log, nothing when quiet."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    if _verbosity >= 0 and not sys.stderr.isatty():
+        return ProgressLines()
     chosen = columns or (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    off = _verbosity < 0 or not sys.stderr.isatty()
-    return Progress(*chosen, console=people(), transient=transient, disable=off)  # type: ignore[arg-type]
+    return Progress(*chosen, console=people(), transient=transient, disable=_verbosity < 0)  # type: ignore[arg-type]
 
 
 def quiet_libraries() -> None:

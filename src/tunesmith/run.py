@@ -406,4 +406,4 @@ def say_what_is_odd(roles: Any, config: RunConfig, technique: Any) -> None:
     elif configuration.is_new(config.model):
         say(f"{config.model} starts from random weights, so everything learns (technique full).")
     if "by content hash" in roles.origins["eval"]:
-        say(f"No --eval given: {len(roles.eval):,} rows ({roles.origins['eval']}) are held out and only measured.")
+        say(f"No --eval given: {len(roles.eval):,} rows ({roles.origins['eval']}) are only measured, not trained on.")
