@@ -48,7 +48,7 @@ def parse(text: str) -> Any:
 class Options(BaseModel):
     """Base of every option set: unknown keys are errors, and values are checked on assignment."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingOptions(Options):

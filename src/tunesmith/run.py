@@ -20,6 +20,7 @@ from tunesmith.run_folder import (
     clear_folder,
     config_sha256,
     materialise,
+    nothing_left,
     open_folder,
     resume_step,
     write_config,
@@ -132,6 +133,11 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     """
     folder = Path(config.output or default_output(config.model_dump()))
     config.output = str(folder)
+    with nothing_left(folder):
+        return _execute(config, folder, overwrite=overwrite, resume=resume)
+
+
+def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any]:
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done

@@ -102,4 +102,9 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
         max_length=max_length,
         code=task.code_version,
     )
-    return open_rows(store.folder("encoded", key, make))
+    encoded = open_rows(store.folder("encoded", key, make))
+    if not len(encoded):
+        raise DataError(
+            f"`{rows.source}`: nothing of its rows can be used within max_length={max_length}; raise --max-length or give other rows."
+        )
+    return encoded

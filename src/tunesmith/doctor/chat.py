@@ -39,6 +39,7 @@ def turns(value: Any) -> list[tuple[str, str, bool]] | None:
         calls = bool(message.get("tool_calls"))
         if not isinstance(role, str) or (content is None and not calls):
             return None
+        role = role.strip().lower() if role.strip().lower() in (*SPEAKERS, *ROLES) else role.strip()
         found.append((SPEAKERS.get(role, role), _content(content), calls))
     return found
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.metrics.entities import entities
 
 INNER = frozenset("'’-.·")  # inside a word when letters or digits stand on both sides
@@ -119,7 +119,10 @@ def listed(value: Any, column: str) -> list[Any]:
         )
     for place, item in enumerate(value, 1):
         if item is None or isinstance(item, (list, dict)):
-            raise DataError(f"`{column}` holds {'null' if item is None else type(item).__name__} at place {place}.")
+            raise DataError(
+                f"`{column}` holds {called(item)} at place {place}; every place holds one {'word' if column == 'tokens' else 'tag'}, so mend or "
+                "remove the row."
+            )
     return list(value)
 
 
@@ -129,7 +132,7 @@ def words_of(row: Mapping[str, Any]) -> list[str]:
         return [str(word) for word in listed(row["tokens"], "tokens")]
     text = row["text"]
     if not isinstance(text, str):
-        raise DataError(f"`text` is a {type(text).__name__}; it must be text.")
+        raise DataError(f"`text` is {called(text)}; it must be text.")
     return [text[start:end] for start, end in split(text)]
 
 

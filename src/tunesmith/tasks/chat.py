@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.tasks import _template as template
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask
 from tunesmith.tasks._template import Piece
@@ -48,13 +48,21 @@ class Chat(GenerationTask):
         """Refuse rows that are no conversations, and those in which the assistant says nothing."""
         for i, messages in enumerate(rows.table["messages"]):
             found = template.normalise(messages, rows.where(i))
-            answers = [
-                m for m in found if m["role"] == "assistant" and (str(m["content"]).strip() or m.get("tool_calls"))
-            ]
-            if not answers:
+            said = [m["role"] == "assistant" and bool(str(m["content"]).strip() or m.get("tool_calls")) for m in found]
+            if not any(said):
+                roles = ", ".join(dict.fromkeys(str(m["role"]) for m in found))
                 raise DataError(
-                    f"{rows.where(i)}: the assistant says nothing, so nothing would be learned; remove the row."
+                    f"{rows.where(i)}: the assistant says nothing (the roles are {roles}), so nothing would be learned; remove the row, or "
+                    "name the assistant's role `assistant`."
                 )
+            # A greeting that nothing stands before is context, and learned with the rest or behind a system prompt alone.
+            if not any(said[1:]) and not (self.options.train_on_all or self.options.system):
+                raise DataError(
+                    f"{rows.where(i)}: the assistant only opens the conversation and answers nothing, so nothing would be learned; remove "
+                    "the row."
+                )
+        for i, tools in enumerate(rows.table["tools"] if "tools" in rows.table.column_names else ()):
+            parse_tools(tools, f"{rows.where(i)}: ")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -145,8 +153,20 @@ def split_exchanges(messages: Sequence[dict[str, Any]]) -> list[list[dict[str, A
     return found
 
 
-def parse_tools(value: Any) -> Any:
-    """Tool definitions as the template takes them; JSON text is read."""
-    import json
+def parse_tools(value: Any, where: str = "") -> Any:
+    """Tool definitions as the template takes them; JSON text is read.
 
-    return json.loads(value) if isinstance(value, str) and value.strip() else value or None
+    Raises:
+        DataError: they are no list of objects.
+    """
+    form = 'a list of objects, each a tool (`{"type": "function", "function": {...}}`)'
+    if isinstance(value, str):
+        value = template.unpacked(value, f"{where}`tools`", form) if value.strip() else None
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        raise DataError(f"{where}`tools` is {called(value)}; it must be {form}.")
+    odd = next((each for each in value if not isinstance(each, Mapping)), None)
+    if odd is not None or None in value:
+        raise DataError(f"{where}`tools` holds {called(odd)}; it must be {form}.")
+    return value

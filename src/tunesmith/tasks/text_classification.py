@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError, unknown
+from tunesmith.errors import DataError, called, unknown
 from tunesmith.metrics.classification import MultiLabel, SingleLabel
 from tunesmith.metrics.regression import Regression
 from tunesmith.tasks._base import Answer, Batch, Features, Metric, Task, attention_mask, pad
@@ -98,7 +98,7 @@ class TextClassification(Task):
             value = rows.table[0][name] if name in rows.table.column_names else None
             if isinstance(value, (list, dict)):
                 raise DataError(
-                    f"{rows.where(0)}: `{name}` is a {type(value).__name__}; it must be text. Map another with --columns {name}=NAME."
+                    f"{rows.where(0)}: `{name}` is {called(value)}; it must be text. Map another with --columns {name}=NAME."
                 )
 
     def _guess(self, train: Rows) -> Literal["single-label", "multi-label", "regression"]:

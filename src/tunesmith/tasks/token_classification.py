@@ -116,8 +116,10 @@ class TokenClassification(Task):
             self.labels = bio_labels(types_of(counts))
         else:
             self.labels = [str(tag) for tag in sorted(map(int, counts) if self.numeric else counts)]
+        if not counts:
+            raise DataError(f"`{train.source}`: every row's `tokens` is empty; give rows with words and tags.")
         if len(counts) < 2 or len(self.labels) < 2:
-            only = next(iter(counts), "none")
+            only = next(iter(counts))
             raise DataError(f"`{train.source}` has only one tag (`{only}`); training needs words of at least two.")
         if len(self.labels) > MAX_LABELS:
             raise DataError(
@@ -179,6 +181,11 @@ class TokenClassification(Task):
             raise DataError(f"word {place + 1} has the tag `{tag}`; a tag is a name or a whole number.")
         if isinstance(tag, str):
             return tag.strip()
+        if self.names is None and tag < 0:
+            raise DataError(
+                f"word {place + 1} has the tag {tag}, and numbers of tags begin at 0; give every word its own tag (what is not to be learned, "
+                "often marked -100, belongs to sub-tokens, and they come later)."
+            )
         if self.names is None:
             return tag
         if not 0 <= tag < len(self.names):
