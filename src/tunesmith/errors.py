@@ -74,7 +74,7 @@ def called(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     for types, name in (((int, float), "a number"), (str, "text"), ((list, tuple), "a list"), (Mapping, "an object")):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return name
     return f"a {type(value).__name__}"
 

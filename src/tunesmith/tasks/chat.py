@@ -39,6 +39,7 @@ class Chat(GenerationTask):
     targets: ClassVar[tuple[str, ...]] = ()
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"messages": ("conversations", "conversation")}
     default_max_length = 1024
+    code_version = 2
 
     def fit(self, train: Rows) -> None:
         """Refuse training rows in which nothing can be learned."""

@@ -46,6 +46,7 @@ class Summarization(GenerationTask):
         "summary": ("highlights", "abstract"),
     }
     default_max_length = 512
+    code_version = 2
 
     @property
     def primary(self) -> str:

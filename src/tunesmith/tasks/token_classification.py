@@ -183,8 +183,8 @@ class TokenClassification(Task):
             return tag.strip()
         if self.names is None and tag < 0:
             raise DataError(
-                f"word {place + 1} has the tag {tag}, and numbers of tags begin at 0; give every word its own tag (what is not to be learned, "
-                "often marked -100, belongs to sub-tokens, and they come later)."
+                f"word {place + 1} has the tag {tag}, and tags that are numbers begin at 0; give every word a tag of its own (-100, for "
+                "sub-tokens that are not learned, is put there later and by itself)."
             )
         if self.names is None:
             return tag
