@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say, warn
 from tunesmith.errors import UserError
@@ -20,7 +21,6 @@ from tunesmith.run_folder import (
     clear_folder,
     config_sha256,
     materialise,
-    nothing_left,
     open_folder,
     resume_step,
     write_config,

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,6 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     except OSError as error:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     return None
-
-
-@contextmanager
-def nothing_left(folder: Path) -> Iterator[None]:
-    """Inside, a run that is refused takes the folders with it that were made for it and hold nothing."""
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # the first that holds something, or was never made, ends it
-            for place in made:
-                place.rmdir()
-        raise
 
 
 def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:

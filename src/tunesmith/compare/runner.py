@@ -20,6 +20,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import processes, registry
+from tunesmith.cache.store import nothing_left
 from tunesmith.compare.models import baselines_of, models_of, place_of, techniques_of
 from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity, warn
@@ -122,6 +123,11 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
     """Run what is missing, aggregate everything, write results and report."""
     folder = Path(config.output or "runs/comparison")
     config.output = str(folder)
+    with nothing_left(folder):
+        return _execute(config, folder, command, overwrite=overwrite)
+
+
+def _execute(config: CompareConfig, folder: Path, command: str | None, *, overwrite: bool) -> Comparison:
     config.techniques = config.techniques or (["full"] if all(map(is_new, models_of(config))) else default_techniques())
     if not config.seeds:
         raise UserError("--seeds is empty; give at least one seed, for example --seeds 0,1,2.")

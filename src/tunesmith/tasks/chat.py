@@ -37,6 +37,7 @@ class Chat(GenerationTask):
     optional: ClassVar[tuple[str, ...]] = ("tools",)
     inputs: ClassVar[tuple[str, ...]] = ("messages",)
     targets: ClassVar[tuple[str, ...]] = ()
+    structured: ClassVar[tuple[str, ...]] = ("messages", "tools")
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"messages": ("conversations", "conversation")}
     default_max_length = 1024
     code_version = 2
@@ -93,6 +94,8 @@ class Chat(GenerationTask):
                 for window in self.windows(messages, tools, tokenizer, max_length)
                 for piece in self.pieces(window, tools, tokenizer)
             ]
+            if not all(piece.ids for piece in pieces):
+                raise DataError("nobody but the assistant speaks, so there is nothing to answer; begin with the user.")
             yield [self.as_feature(piece) for piece in pieces]
 
     def pieces(self, messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Any) -> list[Piece]:

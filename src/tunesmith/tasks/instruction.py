@@ -22,6 +22,7 @@ ALPACA = (
     "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{prompt}\n\n{input}### Response:\n"
 )
+MESSAGES = "holds chat messages; put prompt and completion into one list under `messages`, and use --task chat."
 WITH_INPUT = ", paired with an input that provides further context"
 
 
@@ -77,10 +78,7 @@ class Instruction(GenerationTask):
                 if not isinstance(value, str):
                     raise DataError(f"{rows.where(i)}: `{name}` is {called(value)}; it must be text.")
                 if template.is_conversation(value):
-                    raise DataError(
-                        f"{rows.where(i)}: `{name}` holds chat messages; join prompt and completion into one list under `messages`, and use "
-                        "--task chat."
-                    )
+                    raise DataError(f"{rows.where(i)}: `{name}` {MESSAGES}")
                 if not value.strip():
                     what = (
                         "nothing would be learned from it"
@@ -122,6 +120,8 @@ class Instruction(GenerationTask):
     ) -> Iterator[Sequence[dict[str, Any]]]:
         """Prompt ids in their frame, then the completion's ids and the end token."""
         for row in rows:
+            if template.is_conversation(str(row["prompt"])):
+                raise DataError(f"`prompt` {MESSAGES}")
             target = None
             if "completion" in row:
                 target = [*plain_ids(row["completion"], tokenizer), *self.stops[:1]]

@@ -80,6 +80,7 @@ class QuestionAnswering(Task):
     inputs: ClassVar[tuple[str, ...]] = ("question", "context")
     groups: ClassVar[tuple[str, ...]] = ("context",)
     targets: ClassVar[tuple[str, ...]] = ("answers", "answer_start", "is_impossible")
+    structured: ClassVar[tuple[str, ...]] = ("answers",)
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"answers": ("answer",), "context": ("passage",)}
     auto_class = "AutoModelForQuestionAnswering"
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"

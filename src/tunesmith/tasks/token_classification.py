@@ -73,6 +73,7 @@ class TokenClassification(Task):
     required: ClassVar[tuple[str, ...]] = ("tokens", "ner_tags")
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     targets: ClassVar[tuple[str, ...]] = ("ner_tags",)
+    structured: ClassVar[tuple[str, ...]] = ("tokens", "ner_tags")
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("words",),
         "ner_tags": ("tags", "labels", "pos_tags", "upos"),
