@@ -85,13 +85,14 @@ def train(
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
-    open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
-    raw = {
-        **settings,
-        **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
-    }
-    resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
-    return RunResult(folder, execute(resolved, overwrite=overwrite))
+    with nothing_left(folder):
+        open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
+        raw = {
+            **settings,
+            **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+        }
+        resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
+        return RunResult(folder, execute(resolved, overwrite=overwrite))
 
 
 def default_output(settings: Mapping[str, Any]) -> str:
