@@ -196,7 +196,7 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) 
 def prepare(config: RunConfig, folder: Path) -> Run:
     """Rows in their roles, the task fitted to them, the model under its head, everything encoded."""
     from tunesmith import registry, seeding
-    from tunesmith.data.encode import encode
+    from tunesmith.data.encode import encode, refuse_nothing
     from tunesmith.data.splits import load_roles
     from tunesmith.doctor.examination import at_start
     from tunesmith.models import new
@@ -228,6 +228,8 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
+    for role, rows in roles.present():
+        refuse_nothing(encoded[role], rows, max_length)
     at_start(config, task, roles, encoded, loaded, max_length, technique)
     return Run(config, folder, device, task, technique, roles, loaded, encoded, max_length)
 

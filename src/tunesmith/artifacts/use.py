@@ -14,7 +14,7 @@ from tunesmith.cache.ragged import RaggedColumn, RaggedRows
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
-from tunesmith.data.encode import encode, located
+from tunesmith.data.encode import encode, located, refuse_nothing
 from tunesmith.errors import DataError, SaveError, UserError, called
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
@@ -53,7 +53,9 @@ class Artifact:
 
     def score(self, rows: sources.Rows, title: str = "evaluate") -> Scored:
         """Metrics and predictions on labelled rows."""
-        encoded = encode(self.task, rows, self.tokenizer, int(self.opened.info["max_length"]))
+        max_length = int(self.opened.info["max_length"])
+        encoded = encode(self.task, rows, self.tokenizer, max_length)
+        refuse_nothing(encoded, rows, max_length)
         return evaluate(
             self.model,
             self.task,

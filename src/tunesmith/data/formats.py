@@ -221,14 +221,14 @@ def _conll(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     tokens: list[str] = []
     tags: list[str] = []
     separator: str | None = None
-    columns = first = 0  # of the first line with a token
+    columns = first = 0  # of the sentence's first line
     with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(_text_lines(stream, spec), 1):
             text = line.rstrip("\r\n")
             if not text.strip() or text.startswith("-DOCSTART-"):
                 if tokens:
                     yield {"tokens": tokens, "ner_tags": tags}
-                tokens, tags = [], []
+                tokens, tags, columns = [], [], 0
                 continue
             if separator is None:
                 separator = TAB if TAB in text else " "
@@ -239,7 +239,8 @@ def _conll(path: Path, spec: str) -> Iterator[dict[str, Any]]:
                     f"`{spec}`, line {number} (`{text.strip()[:40]}`) needs a token and its tag{apart}; write `token<TAB>tag`, and a blank "
                     "line between sentences."
                 )
-            columns, first = columns or len(cells), first or number
+            if not columns:
+                columns, first = len(cells), number
             if len(cells) != columns:
                 raise DataError(
                     f"`{spec}`, line {number} (`{text.strip()[:40]}`) has {len(cells)} columns where line {first} has {columns}, so that its tag "

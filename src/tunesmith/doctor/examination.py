@@ -261,8 +261,9 @@ def encode_part(case: Case, part: Part) -> tuple[Part, list[Finding]]:
             encoded_rows = encode(
                 case.task, part.origin, case.tokenizer, int(case.max_length or 0), f"tokenise {part.role}"
             )
-            part.encoded = Encoded.ragged(encoded_rows, None, len(part))
-            return part, []
+            if len(encoded_rows):
+                part.encoded = Encoded.ragged(encoded_rows, None, len(part))
+                return part, []
     features: list[Sequence[dict[str, Any]]] = []
     failed: dict[int, str] = {}
     place = 0

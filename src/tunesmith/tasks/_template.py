@@ -59,7 +59,7 @@ def normalise(messages: Any, where: str = "") -> list[dict[str, Any]]:
     if not isinstance(messages, list):
         raise DataError(f"{where}`messages` is {called(messages)}; it must be a list of messages.")
     if not messages:
-        raise DataError(f"{where}`messages` is empty; fill it in or remove the row.")
+        raise DataError(f"{where}`messages` is empty and needs at least one message; fill it in or remove the row.")
     found = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):

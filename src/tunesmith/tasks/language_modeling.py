@@ -95,7 +95,7 @@ class LanguageModeling(Task):
             if not isinstance(value, str):
                 raise DataError(f"{rows.where(i)}: `text` is {called(value)}; it must be text.")
         if not any(text.strip() for text in rows.table["text"]):
-            raise DataError(f"`{rows.source}`: every text of the {role} rows is empty; give rows with text.")
+            raise DataError(f"`{rows.source}`: every text is empty; give {role} rows with text.")
 
     def state_dict(self) -> dict[str, Any]:
         """Causal or masked."""

@@ -121,9 +121,12 @@ class QuestionAnswering(Task):
         found = []
         for i, row in enumerate(rows.table):
             try:
-                found.append(self.golds(row))
+                golds = self.golds(row)
             except DataError as error:
                 raise DataError(f"{rows.where(i)}: {error}") from error
+            if not row["question"].strip():
+                raise DataError(f"{rows.where(i)}: the question is empty; fill it in or remove the row.")
+            found.append(golds)
         return found
 
     def golds(self, row: Mapping[str, Any]) -> list[Gold]:
@@ -135,8 +138,6 @@ class QuestionAnswering(Task):
         for name in self.inputs:
             if not isinstance(row[name], str):
                 raise DataError(f"`{name}` is {called(row[name])}; it must be text.")
-        if not row["question"].strip():
-            raise DataError("the question is empty; fill it in or remove the row.")
         found = parse(row["answers"], row.get("answer_start"))
         if found and row.get("is_impossible") in (True, 1, "true", "True", "TRUE", "1"):
             raise DataError(
