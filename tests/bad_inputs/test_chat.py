@@ -49,7 +49,7 @@ CASES = [
     bad("ShareGPT without from", [{"conversations": [{"value": "a"}, {"from": "gpt", "value": "b"}]}], "row 1", "message 1 has no `role`", "it has value"),
     bad("no answer", talk(ASK, ASK), "row 2", "the assistant says nothing", "remove the row"),
     bad("blank answer", talk(ASK, {**SAY, "content": " "}), "row 2", "the assistant says nothing"),
-    bad("a greeting and no answer", talk(SAY, ASK), "row 2", "only opens the conversation", "remove the row"),
+    bad("a greeting alone", talk(SAY), "row 2", "nobody but the assistant speaks", "begin with the user"),
     bad("a system prompt alone", talk({"role": "system", "content": "be kind"}), "row 2", "says nothing", "roles are system"),
     case("roles that the template refuses", lambda w: w.on("a.jsonl", talk(ASK, ASK, SAY), model=strict(w)),
          "a.jsonl, row 2", "refuses the roles user, user", "must alternate", "remove the row"),
@@ -85,6 +85,16 @@ CASES = [
     setting("chat.too_long", "skip", "'error' or 'drop'", "`skip`"),
     setting("chat.train_on_al", "true", "did you mean `train_on_all`"),
     # ---- use
+    case(
+        "comparison of models that only read",
+        lambda w: ["compare", "-q", "--task", TASK, "--model", w.model("bert"), "--train", w.good(), "--eval", w.good(), "--output", w.output],
+        "`bert` reads text and cannot write it", "chat",
+    ),
+    case(
+        "comparison on rows that are no conversations",
+        lambda w: ["compare", "-q", "--task", TASK, "--model", w.model(), "--train", w.write("a.jsonl", talk()), "--eval", w.good(), "--output", w.output],
+        "a.jsonl, row 2", "`messages` is empty",
+    ),
     case("predict without messages", lambda w: w.predict("a.jsonl", [{"x": 1}]), "a.jsonl", "no column `messages`", "`x`"),
     case("predict on text", lambda w: w.predict("a.jsonl", [{"messages": "hello"}]), "a.jsonl, row 1", "not JSON", "a list of messages"),
     case("predict on what only the assistant says", lambda w: w.predict("a.jsonl", [{"messages": [SAY]}]), "a.jsonl, row 1", "nothing to answer", "begin with the user"),

@@ -57,12 +57,6 @@ class Chat(GenerationTask):
                     f"{rows.where(i)}: the assistant says nothing (the roles are {roles}), so nothing would be learned; remove the row, or "
                     "name the assistant's role `assistant`."
                 )
-            # A greeting that nothing stands before is context, and learned with the rest or behind a system prompt alone.
-            if not any(said[1:]) and not (self.options.train_on_all or self.options.system):
-                raise DataError(
-                    f"{rows.where(i)}: the assistant only opens the conversation and answers nothing, so nothing would be learned; remove "
-                    "the row."
-                )
         for i, tools in enumerate(rows.table["tools"] if "tools" in rows.table.column_names else ()):
             parse_tools(tools, f"{rows.where(i)}: ")
 
