@@ -203,22 +203,18 @@ def refuse_early(config: CompareConfig) -> dict[str, dict[str, Any]]:
             source = locate(model)
             load_tokenizer(source, trust_remote_code=config.trust_remote_code)
             identity[model]["model_sha256"] = source.sha256
-    refusals = [refusal(config, model) for model in models_of(config)]
+    refusals = [None if is_new(model) else refusal(config, locate(model).path) for model in models_of(config)]
     if refusals[0] is not None and None not in refusals:
         raise refusals[0]
     return identity
 
 
-def refusal(config: CompareConfig, model: str) -> ModelError | None:
+def refusal(config: CompareConfig, path: str) -> ModelError | None:
     """Why the task makes no sense on a model, if it does not: one of several that fit is a row that failed, all are a mistake."""
     import transformers
 
-    from tunesmith.models.load import locate
-
-    if is_new(model):
-        return None
     try:
-        shape = transformers.AutoConfig.from_pretrained(locate(model).path, trust_remote_code=config.trust_remote_code)
+        shape = transformers.AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     except Exception:  # a run says what is wrong with it
         return None
     try:
