@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,8 @@ CASES = [
     bad("content with a picture", talk({**ASK, "content": [{"type": "image", "url": "x"}]}, SAY), "row 2", "message 1", "type `image`", "only text is learned"),
     bad("content of bare texts", talk({**ASK, "content": ["a", "b"]}, SAY), "row 2", "message 1", "a part that is text"),
     bad("tool calls that are text", talk(ASK, {"role": "assistant", "tool_calls": "f()"}), "row 2", "message 2", "`tool_calls` is text"),
+    bad("half a character", [GOOD, {"messages": json.dumps([{**ASK, "content": "\ud83d"}, SAY])}], "row 2", "half a character", "mend or remove"),
+    bad("messages nested without end", [GOOD, {"messages": "[" * 100_000}], "row 2", "nested too deep", "a list of messages"),
     # ---- tools
     bad("tools that are no JSON", [{**GOOD, "tools": "get_weather("}] * 2, "row 1", "`tools`", "not JSON", "a list of objects"),
     bad("tools that are a number", [{**GOOD, "tools": 3}] * 2, "row 1", "`tools` is a number", "a list of objects"),

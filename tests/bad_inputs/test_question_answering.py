@@ -52,6 +52,7 @@ CASES = [
     bad("start that is NaN", answers(["good"], [float("nan")]), "row 2", "`nan` is not a whole number"),
     bad("start that is infinite", answers(["good"], [float("inf")]), "row 2", "`inf` is not a whole number"),
     bad("start that is true", answers(["good"], [True]), "row 2", "`True` is not a whole number"),
+    bad("start of 400 digits", row(answers=f'{{"text": ["good"], "answer_start": [1{"0" * 400}]}}'), "row 2", "not a whole number", "000..."),
     bad("start in a list", answers(["good"], [[18]]), "row 2", "`[18]` is not a whole number"),
     # ---- the form of answers
     bad("answers without text", row(answers={"answer_start": [18]}), "row 2", "no `text`", "answer_start", FORM),

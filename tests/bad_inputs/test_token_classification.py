@@ -54,6 +54,8 @@ CASES = [
     bad("tag of eval that training lacks", row(), "row 2", "word 1 (`a`)", "`B-WORKS`", "nearest: `B-WORK`", "labels",
         eval=[GOOD, {"tokens": ["a", "b"], "ner_tags": ["B-WORKS", "O"]}]),
     bad("text instead of tokens", [{"text": "a film", "ner_tags": ["O", "B-X"]}], "no column `tokens`", "`text`", "--columns"),
+    bad("half a character", [{"tokens": '["\\ud83d", "b"]', "ner_tags": '["O", "B-X"]'}], "row 1", "half a character", "at place 1"),
+    bad("tokens nested without end", f"tokens,ner_tags\n{'[' * 20_000},O\n", "row 1", "must be a list", file="a.csv"),
     # ---- column files
     bad("line without a tag", "the O\nfilm\n\nwas B-X\n", "line 2 (`film`)", "separated by spaces as in line 1", "token<TAB>tag", file="a.conll"),
     bad("line with fewer columns", "the DT O\nfilm NN\n\nwas VB B-X\n", "line 2 (`film NN`)", "2 columns", "line 1 has 3", "mend that line", file="a.conll"),

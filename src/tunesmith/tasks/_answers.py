@@ -158,5 +158,5 @@ def _whole(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise DataError(f"the answer_start `{value}` is not a whole number; it counts characters from 0.")
+        raise DataError(f"the answer_start `{short(str(value))}` is not a whole number; it counts characters from 0.")
     return number

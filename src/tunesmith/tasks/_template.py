@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tunesmith.errors import DataError, ModelError, called
+from tunesmith.tasks._words import is_broken
 
 ROLES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant",
@@ -124,7 +125,7 @@ def unpacked(text: str, what: str, form: str) -> Any:
     except (ValueError, RecursionError) as error:
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             return ast.literal_eval(text.strip())  # [{'role': 'user', ...
-        reason = str(error).partition(";")[0]
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise DataError(f"{what} is text that is not JSON ({reason}); give {form}.") from error
 
 
@@ -156,7 +157,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 list(messages), tools=tools or None, tokenize=False, add_generation_prompt=prompt
             )
@@ -171,6 +172,11 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
         raise DataError(
             f"the model's chat template refuses the roles {roles} ({reason}); put the messages in an order that it takes, or remove the row."
         ) from error
+    if is_broken(text):
+        raise DataError(
+            "the conversation holds half a character (a lone surrogate such as \\ud83d); mend or remove the row."
+        )
+    return text
 
 
 def split_end(ids: list[int], tokenizer: Any) -> tuple[list[int], list[int]]:
