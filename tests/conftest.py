@@ -1,4 +1,4 @@
-"""Shared by all tests: a cache of their own, quiet libraries, tiny models."""
+"""Shared by all tests: a cache of their own, quiet libraries, tiny models, the command line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import Cli, call
 from tunesmith import processes
 
 os.environ["TUNESMITH_STRICT"] = "1"  # a fault of one of the doctor's checks fails a test, and never a run
@@ -40,3 +41,9 @@ def own_cache(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.M
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which `tiny_model` keeps its models."""
     return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return call

@@ -28,10 +28,24 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-4 as text; here it is a number, as in YAML 1.2 and everywhere else."""
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping whose keys each stand once: YAML forbids a second, and PyYAML takes the last without a word."""
+    seen: dict[Any, yaml.Node] = {}
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"`{key.value}` stands there twice; keep one", key.start_mark
+            )
+        seen[key.value] = key
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back: a text that looks like a number is quoted."""
 
 
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -42,13 +56,16 @@ for _side in (_Loader, _Dumper):
 
 def parse(text: str) -> Any:
     """YAML text as plain values (safe loading)."""
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deep") from error
 
 
 class Options(BaseModel):
     """Base of every option set: unknown keys are errors, and values are checked on assignment."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingOptions(Options):
@@ -109,7 +126,7 @@ class RunConfig(Options):
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
     objective: str = Field("supervised", description="what is minimised")
     strategy: str = Field("none", description="how earlier tasks are kept")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")

@@ -8,7 +8,7 @@ failure or the machine's (exit 1).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class TunesmithError(Exception):
@@ -65,6 +65,18 @@ class SaveError(TunesmithError):
 
 class VerificationError(TunesmithError):
     """A saved artifact does not score what was measured before it was saved."""
+
+
+def called(value: object) -> str:
+    """What a value is, in words for a person who did not write the program: "a number", "a list"."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    for types, name in (((int, float), "a number"), (str, "text"), ((list, tuple), "a list"), (Mapping, "an object")):
+        if isinstance(value, types):
+            return name
+    return f"a {type(value).__name__}"
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say, warn
 from tunesmith.errors import UserError
@@ -84,13 +85,14 @@ def train(
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
     folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
-    open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
-    raw = {
-        **settings,
-        **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
-    }
-    resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
-    return RunResult(folder, execute(resolved, overwrite=overwrite))
+    with nothing_left(folder):
+        open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
+        raw = {
+            **settings,
+            **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+        }
+        resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
+        return RunResult(folder, execute(resolved, overwrite=overwrite))
 
 
 def default_output(settings: Mapping[str, Any]) -> str:
@@ -132,6 +134,11 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     """
     folder = Path(config.output or default_output(config.model_dump()))
     config.output = str(folder)
+    with nothing_left(folder):
+        return _execute(config, folder, overwrite=overwrite, resume=resume)
+
+
+def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any]:
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
@@ -189,7 +196,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
 def prepare(config: RunConfig, folder: Path) -> Run:
     """Rows in their roles, the task fitted to them, the model under its head, everything encoded."""
     from tunesmith import registry, seeding
-    from tunesmith.data.encode import encode
+    from tunesmith.data.encode import encode, refuse_nothing
     from tunesmith.data.splits import load_roles
     from tunesmith.doctor.examination import at_start
     from tunesmith.models import new
@@ -221,6 +228,8 @@ def prepare(config: RunConfig, folder: Path) -> Run:
     encoded = {
         role: encode(task, rows, tokenizer, max_length, title=f"tokenise {role}") for role, rows in roles.present()
     }
+    for role, rows in roles.present():
+        refuse_nothing(encoded[role], rows, max_length)
     at_start(config, task, roles, encoded, loaded, max_length, technique)
     return Run(config, folder, device, task, technique, roles, loaded, encoded, max_length)
 

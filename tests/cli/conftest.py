@@ -1,53 +1,16 @@
-"""One tiny trained run that the tests of the command line share, and a way to call the command line in this process."""
+"""One tiny trained run that the tests of the command line share."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from command_line import Answer, call
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
-
-
-@dataclass
-class Answer:
-    """What a command line gave back."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Answer]
-
-
-def call(*args: object) -> Answer:
-    """`tunesmith ARGS` in this process."""
-    from tunesmith.cli.main import run
-    from tunesmith.console import set_verbosity
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run([str(arg) for arg in args])
-    set_verbosity(0)
-    return Answer(code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return call
 
 
 @pytest.fixture(scope="session")

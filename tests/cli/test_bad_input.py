@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,91 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.testing import tiny_model
-from tunesmith.testing.rows import toy_rows
-
-Args = list[object]
-
-
-class World:
-    """Files of one test, and command lines that would work but for what the test changes."""
-
-    def __init__(self, folder: Path, models: Path, trained: Any) -> None:
-        self.folder, self.models, self.trained = folder, models, trained
-        self.output = folder / "run"
-
-    def file(self, name: str, content: str | bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    def rows(self, name: str = "rows.jsonl", rows: list[dict[str, Any]] | None = None, **changes: Any) -> Path:
-        """Good rows; `row=(number, column, value)` changes one cell, `label=values` the whole column."""
-        found = [dict(row) for row in (rows or toy_rows(24))]
-        if "cell" in changes:
-            number, column, value = changes.pop("cell")
-            found[number - 1][column] = value
-        for column, values in changes.items():
-            for i, row in enumerate(found):
-                row[column] = values[i % len(values)]
-        return self.file(name, "".join(json.dumps(row) + "\n" for row in found))
-
-    def model(self, kind: str = "bert") -> Path:
-        return tiny_model(kind, self.models / kind)
-
-    def broken(self, *gone: str, **written: bytes) -> Path:
-        """A copy of the model without some files."""
-        place = shutil.copytree(self.model(), self.folder / "broken")
-        for pattern in gone:
-            for path in place.glob(pattern):
-                path.unlink()
-        for name, content in written.items():
-            (place / name.replace("__", ".")).write_bytes(content)
-        return place
-
-    def train(self, *more: object, train: object = None, model: object = None) -> Args:
-        start: Args = ["train", "-q", "--model", model or self.model(), "--train", train or self.rows()]
-        return [*start, "--max-steps", 1, "--batch-size", 8, "--device", "cpu", "--output", self.output, *more]
-
-    def compare(self, *more: object) -> Args:
-        return [
-            "compare", "-q", "--model", self.model(), "--train", self.rows(), "--techniques", "bitfit", "--output", self.output, *more,
-        ]  # fmt: skip
-
-    def set(self, *pairs: str) -> Args:
-        return self.train(*(word for pair in pairs for word in ("--set", pair)))
-
-    def config(self, content: str | bytes) -> Args:
-        return ["train", "-q", "--config", self.file("run.yaml", content), "--output", self.output]
-
-    def cut_weights(self) -> Path:
-        place = self.broken()
-        path = place / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:-1000])
-        return place
-
-    def flipped(self) -> Path:
-        place = shutil.copytree(self.trained.artifact, self.folder / "artifact")
-        path = place / "trained.safetensors"
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(bytes(content))
-        return place
-
-    def there(self, *names: str) -> Args:
-        self.output.mkdir()
-        for name in names:
-            (self.output / name).write_text("{}")
-        return self.train()
+from bad_inputs.world import Args, World, case, check, contents
 
 
 @pytest.fixture
 def world(tmp_path: Path, models: Path, trained: Any) -> World:
     return World(tmp_path, models, trained)
-
-
-def case(name: str, args: Callable[[World], Args], *words: str, code: int = 2, lines: int = 1, marks: Any = ()) -> Any:
-    return pytest.param(args, words, code, lines, id=name, marks=marks)
 
 
 LABELS = ["positive", "negative"]
@@ -269,25 +188,6 @@ CASES = [
 ]  # fmt: skip
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return (
-        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        if folder.is_dir()
-        else {}
-    )
-
-
-def check(code: int, err: str, out: str, expected: tuple[Any, ...], words: tuple[str, ...]) -> None:
-    assert code == expected[0], err
-    assert out == ""
-    assert "Traceback" not in err
-    assert "our fault" not in err, err
-    assert err.startswith("error: "), err
-    assert len(err.splitlines()) == expected[1], err
-    assert err.rstrip().endswith((".", "`?")), err
-    assert all(word in err for word in words), err
-
-
 @pytest.mark.parametrize(("args", "words", "code", "lines"), CASES)
 def test_bad_input(
     args: Callable[[World], Args],
@@ -300,10 +200,11 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(world.folder)
     command = args(world)
-    before = contents(world.output)
+    there, before = world.output.exists(), contents(world.output)
     answer = cli(*command)
     check(answer.code, answer.err, answer.out, (code, lines), words)
     assert contents(world.output) == before, "something was left behind"
+    assert world.output.exists() == there, "an empty folder was left behind"
 
 
 def test_a_refused_run_does_not_block_the_next_one(world: World, cli: Any, monkeypatch: Any) -> None:

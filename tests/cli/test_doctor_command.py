@@ -198,7 +198,10 @@ def test_train_says_one_line(cli: Any, bert: Path, tmp_path: Path) -> None:
     assert results[0]["provenance"]["config_sha256"] == results[1]["provenance"]["config_sha256"]
 
 
-GREETINGS = [{"messages": [{"role": "assistant", "content": f"hello number {i}"}]} for i in range(40)]
+GREETINGS = [
+    {"messages": [{"role": "assistant", "content": f"hello number {i}"}, {"role": "user", "content": "hi"}]}
+    for i in range(40)
+]
 
 
 def test_an_error_stops_a_run_before_it_begins(cli: Any, models: Path, tmp_path: Path) -> None:

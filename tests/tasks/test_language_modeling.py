@@ -175,7 +175,7 @@ def test_rows_without_text_are_refused() -> None:
     cls = registry.load("task", "language-modeling")
     with pytest.raises(DataError, match="every text is empty"):
         cls(cls.Options()).fit(rows_of(["", " "]))
-    with pytest.raises(DataError, match=r"row 1.*`text` is a int"):
+    with pytest.raises(DataError, match=r"row 1.*`text` is a number"):
         cls(cls.Options()).fit(Rows(Dataset.from_dict({"text": [3]}), "x", "x"))
 
 

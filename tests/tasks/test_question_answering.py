@@ -289,7 +289,7 @@ SAID = "the plot was good and the film was good"
         ({"text": ["good"], "answer_start": []}, {}, ["1 texts and 0 starts"]),
         ({"text": ["good"]}, {}, ["no answer_start", "stands at 13"]),
         ({"txt": ["good"]}, {}, ["no `text`", "txt"]),
-        ({"text": [3], "answer_start": [1]}, {}, ["holds a int"]),
+        ({"text": [3], "answer_start": [1]}, {}, ["holds a number"]),
         ({"text": ["good"], "answer_start": [1.5]}, {}, ["`1.5` is not a whole number"]),
         ({"text": ["good"], "answer_start": ["x"]}, {}, ["`x` is not a whole number"]),
         ([{"text": "good", "answer_start": 13}], {}, None),

@@ -162,7 +162,7 @@ def test_plain_is_what_one_says_it_is() -> None:
         ([["a", "b"]], [["B-X", "PER"]], {}, ["word 2 (`b`)", "`PER`", "scheme=plain"]),
         ([["a", "b"]], [["B-X", "PER"]], {"repair": True}, ["`PER`"]),
         ([["a", "b"]], [["O", "O"]], {}, ["only one tag", "`O`"]),
-        ([[]], [[]], {}, ["only one tag", "none"]),
+        ([[]], [[]], {}, ["every row's `tokens` is empty"]),
         (["a b"], [["O", "B-X"]], {}, ["row 1", "`tokens`", "`a b`", '["New", "York"]']),
         ([["a", "b"]], ["O B-X"], {}, ["`ner_tags`", '["B-LOC", "I-LOC"]']),
         ([["a", None]], [["O", "B-X"]], {}, ["`tokens` holds null at place 2"]),

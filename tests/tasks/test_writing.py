@@ -180,7 +180,7 @@ def test_a_long_completion_stops_the_run_or_is_cut() -> None:
     [
         ({**ROW, "completion": "  "}, ["row 1", "completion is empty"]),
         ({**ROW, "prompt": ""}, ["row 1", "prompt is empty"]),
-        ({"prompt": 3, "completion": "x"}, ["row 1", "`prompt` is a int"]),
+        ({"prompt": 3, "completion": "x"}, ["row 1", "`prompt` is a number"]),
     ],
 )
 def test_rows_without_text_are_refused(row: dict[str, Any], words_: list[str]) -> None:

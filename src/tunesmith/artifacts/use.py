@@ -11,10 +11,11 @@ import torch
 
 from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import RaggedColumn, RaggedRows
+from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
-from tunesmith.data.encode import encode, located
-from tunesmith.errors import DataError, SaveError, UserError
+from tunesmith.data.encode import encode, located, refuse_nothing
+from tunesmith.errors import DataError, SaveError, UserError, called
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
@@ -52,7 +53,9 @@ class Artifact:
 
     def score(self, rows: sources.Rows, title: str = "evaluate") -> Scored:
         """Metrics and predictions on labelled rows."""
-        encoded = encode(self.task, rows, self.tokenizer, int(self.opened.info["max_length"]))
+        max_length = int(self.opened.info["max_length"])
+        encoded = encode(self.task, rows, self.tokenizer, max_length)
+        refuse_nothing(encoded, rows, max_length)
         return evaluate(
             self.model,
             self.task,
@@ -72,7 +75,9 @@ class Artifact:
             table, _ = sources.open_table(str(data), self.task.plain_text)
             if code.asks_for_code(table.column_names):
                 code.require_permission(allow_code_execution, str(data))
-                return {"pass_at_1": code.pass_at_1(self.continue_texts, table.to_list())[0]}
+                problems = table.to_list()
+                code.check_problems(problems, str(data))
+                return {"pass_at_1": code.pass_at_1(self.continue_texts, problems)[0]}
         rows = _read(data, columns or {}, self.task)
         self.task.check(rows, "eval")
         return self.score(rows).metrics
@@ -114,7 +119,7 @@ class Artifact:
         """
         if not rows:
             return []
-        asked = [_inputs(row, self.task, i) for i, row in enumerate(rows)]
+        asked = [_inputs(row, self.task, f"{source}, row {first + i + 1}") for i, row in enumerate(rows)]
         encoded = self.task.encode(asked, self.tokenizer, int(self.opened.info["max_length"]))
         named = sources.Rows(asked, source, "", range(first + 1, first + len(asked) + 1))
         features = [{**feature, "row": i} for i, several in located(encoded, named, 0) for feature in several]
@@ -146,17 +151,19 @@ class _Listed(RaggedColumn):
         return np.asarray([len(row) for row in self.rows])
 
 
-def _inputs(row: Mapping[str, Any], task: Any, index: int) -> dict[str, Any]:
+def _inputs(row: Mapping[str, Any], task: Any, where: str) -> dict[str, Any]:
     needed = [name for name in task.required if name not in task.targets]
     others = [other for name, other in task.stand_ins.items() if row.get(other) is not None]
     for name in needed:
         if row.get(name) is None and task.stand_ins.get(name) not in others:
             have = ", ".join(f"`{n}`" for n in row) or "nothing"
-            raise DataError(
-                f"row {index + 1}: `{name}` is missing or null (the row has {have}); give every row a `{name}`."
-            )
+            raise DataError(f"{where}: `{name}` is missing or null (the row has {have}); give every row a `{name}`.")
     wanted = (*task.required, *task.optional, *others)
-    return {name: row[name] for name in wanted if name in row and name not in task.targets}
+    found = {name: row[name] for name in wanted if name in row and name not in task.targets}
+    for name, value in found.items():
+        if isinstance(value, (list, tuple, dict, bytes)) and name not in task.structured:
+            raise DataError(f"{where}: `{name}` is {called(value)}; it must be text.")
+    return found
 
 
 def _read(data: Any, columns: Mapping[str, str], task: Any) -> sources.Rows:
@@ -213,11 +220,16 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
 
 def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
     """Write rows as JSONL, atomically; returns how many."""
-    import os
-
     if output.is_dir():
         raise UserError(f"`{output}` is a folder; give a file to write, for example {output / 'predictions.jsonl'}.")
     temporary = output.with_name(f".{output.name}.writing")
+    with nothing_left(output.parent):
+        return _write_lines(rows, output, temporary)
+
+
+def _write_lines(rows: Iterator[dict[str, Any]], output: Path, temporary: Path) -> int:
+    import os
+
     count = 0
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,16 @@ def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
             f"cannot write the cache entry `{final}`: {error.strerror or error}; free some space or set TUNESMITH_CACHE to another folder."
         ) from error
     return final
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Inside, work that fails takes the folders with it that were made for it and hold nothing."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first that holds something, or was never made, ends it
+            for place in made:
+                place.rmdir()
+        raise

@@ -132,4 +132,7 @@ def compare(
     for note in footnotes(comparison.results):
         say(note)
     say(f"Report:  {comparison.report}\nResults: {comparison.folder / 'results.json'}")
-    raise typer.Exit(1 if failed else 0)
+    if failed:
+        from tunesmith.errors import TunesmithError
+
+        raise TunesmithError(f"no technique finished; {comparison.report} says why each of them stopped.")

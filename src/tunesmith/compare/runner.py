@@ -20,10 +20,11 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import processes, registry
+from tunesmith.cache.store import nothing_left
 from tunesmith.compare.models import baselines_of, models_of, place_of, techniques_of
 from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity, warn
-from tunesmith.errors import SaveError, TechniqueError, TunesmithError, UserError
+from tunesmith.errors import ModelError, SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.metrics import higher_is_better
 from tunesmith.run import DEFAULT_EPOCHS
 from tunesmith.run_folder import config_sha256, materialise, write_json, write_text
@@ -122,6 +123,11 @@ def execute(config: CompareConfig, command: str | None = None, *, overwrite: boo
     """Run what is missing, aggregate everything, write results and report."""
     folder = Path(config.output or "runs/comparison")
     config.output = str(folder)
+    with nothing_left(folder):
+        return _execute(config, folder, command, overwrite=overwrite)
+
+
+def _execute(config: CompareConfig, folder: Path, command: str | None, *, overwrite: bool) -> Comparison:
     config.techniques = config.techniques or (["full"] if all(map(is_new, models_of(config))) else default_techniques())
     if not config.seeds:
         raise UserError("--seeds is empty; give at least one seed, for example --seeds 0,1,2.")
@@ -197,7 +203,25 @@ def refuse_early(config: CompareConfig) -> dict[str, dict[str, Any]]:
             source = locate(model)
             load_tokenizer(source, trust_remote_code=config.trust_remote_code)
             identity[model]["model_sha256"] = source.sha256
+    refusals = [None if is_new(model) else refusal(config, locate(model).path) for model in models_of(config)]
+    if refusals[0] is not None and None not in refusals:
+        raise refusals[0]
     return identity
+
+
+def refusal(config: CompareConfig, path: str) -> ModelError | None:
+    """Why the task makes no sense on a model, if it does not: one of several that fit is a row that failed, all are a mistake."""
+    import transformers
+
+    try:
+        shape = transformers.AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except Exception:  # a run says what is wrong with it
+        return None
+    try:
+        registry.load("task", config.task)(configuration.options_of(config, "task", config.task)).model_class(shape)
+    except ModelError as error:
+        return error
+    return None
 
 
 def plan(config: CompareConfig, folder: Path) -> Iterator[tuple[str, str, RunConfig]]:

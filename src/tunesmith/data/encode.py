@@ -103,3 +103,15 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
         code=task.code_version,
     )
     return open_rows(store.folder("encoded", key, make))
+
+
+def refuse_nothing(encoded: RaggedRows, rows: Rows, max_length: int) -> None:
+    """Refuse rows of which nothing is left to learn from or to measure.
+
+    Raises:
+        DataError: no row has a feature.
+    """
+    if not len(encoded):
+        raise DataError(
+            f"`{rows.source}`: nothing of its rows can be used within max_length={max_length}; raise --max-length or give other rows."
+        )

@@ -10,22 +10,28 @@ all others. SQuAD's nested JSON (articles of paragraphs of questions) is one row
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 
 READERS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".conll": "conll",
     ".bio": "conll", ".iob": "conll", ".iob2": "conll",
 }  # fmt: skip
 PLAIN = (".txt", ".text", ".md")
+MAX_DEPTH = 32  # lists within lists; Arrow writes no more than 64
 MAX_FIELD = 32 << 20  # characters in one CSV cell; larger is damage, not data
+NO_TEXT = "if it is UTF-16, save it as UTF-8; if it is another kind of file (PDF, Word, an archive), take the text out of it first"
+TAB = "\t"
+LIST_OF_OBJECTS = '`[{"text": ...}, ...]`'
+ONE_A_LINE = "write one object a line"
 PASSAGE = 2000  # characters from which a passage of plain text is closed at the next blank line
-VERSION = 6  # part of the cache key of a read table: raise it when reading changes
+VERSION = 7  # part of the cache key of a read table: raise it when reading changes
 
 
 def kind_of(path: Path, plain: str | None) -> str | None:
@@ -52,8 +58,9 @@ def records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
         try:
             for batch in pq.ParquetFile(path).iter_batches(1000):
                 yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"`{spec}` cannot be read as parquet: {error}; write it again.") from error
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(f"`{spec}` cannot be read as parquet ({reason}); write or download it again.") from error
         return
     try:
         if kind == "jsonl":
@@ -63,15 +70,31 @@ def records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
         elif kind == "conll":
             yield from _conll(path, spec)
         elif kind == "lines":
-            yield from _passages(path)
+            yield from _passages(path, spec)
         else:
             yield from _csv(path, spec, "\t" if kind == "tsv" else ",")
     except UnicodeDecodeError as error:
+        with path.open("rb") as stream:
+            start = stream.read(4096)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(
+                f"`{spec}` is UTF-16 text; save it as UTF-8, for example `iconv -f UTF-16 -t UTF-8`."
+            ) from error
+        if b"\0" in start:
+            raise DataError(f"`{spec}` holds bytes that are no text; {NO_TEXT}.") from error
         line = _line_of_bad_byte(path)
         raise DataError(
             f"`{spec}` is not UTF-8 text (line {line}, byte 0x{error.object[error.start]:02x}); save it as UTF-8, for example "
             f"`iconv -f WINDOWS-1258 -t UTF-8`."
         ) from error
+
+
+def _text_lines(stream: Iterable[str], spec: str) -> Iterator[str]:
+    """Lines as they are, unless they hold what no text does."""
+    for number, line in enumerate(stream, 1):
+        if "\0" in line:
+            raise DataError(f"`{spec}`, line {number} holds a NUL byte, which no text does; {NO_TEXT}.")
+        yield line
 
 
 def _line_of_bad_byte(path: Path) -> int:
@@ -92,13 +115,16 @@ def _jsonl(path: Path, spec: str) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+                other = (
+                    " or name it .json if the whole file is one list" if number == 1 and line.startswith("[") else ""
+                )
                 raise DataError(
-                    f"`{spec}`, line {number} is not valid JSON ({error}); mend or remove that line."
+                    f"`{spec}`, line {number} is not valid JSON ({_reason(error)}); mend or remove that line{other}."
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(
-                    f'`{spec}`, line {number} must be an object like {{"text": ...}}, got {type(row).__name__}.'
+                    f'`{spec}`, line {number} must be an object like {{"text": ...}}, and is {called(row)}; {ONE_A_LINE}.'
                 )
             yield row
 
@@ -106,19 +132,30 @@ def _jsonl(path: Path, spec: str) -> Iterator[dict[str, Any]]:
 def _json(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"`{spec}` is not valid JSON ({error}); mend it, or name it .jsonl if it has one object a line."
+            f"`{spec}` is not valid JSON ({_reason(error)}); mend it, or name it .jsonl if it has one object a line."
         ) from error
     if isinstance(content, dict):
         lists = [key for key, value in content.items() if isinstance(value, list)]
         content = content[lists[0]] if len(lists) == 1 else content
     if not isinstance(content, list):
-        raise DataError(f"`{spec}` must hold a list of objects, got {type(content).__name__}.")
+        raise DataError(
+            f"`{spec}` must hold a list of objects, and is {called(content)}; write it as {LIST_OF_OBJECTS}."
+        )
+    articles = any(isinstance(row, dict) and "paragraphs" in row for row in content)  # SQuAD's form
     for number, row in enumerate(content, 1):
         if not isinstance(row, dict):
-            raise DataError(f"`{spec}`, row {number} must be an object, got {type(row).__name__}.")
-        if isinstance(row.get("paragraphs"), list):
+            raise DataError(
+                f"`{spec}`, row {number} must be an object, and is {called(row)}; write the rows as {LIST_OF_OBJECTS}."
+            )
+        if articles:
+            if not isinstance(row.get("paragraphs"), list):
+                raise DataError(
+                    f"`{spec}`, article {number} has no list `paragraphs`, which other articles have; mend or remove it."
+                )
             yield from _squad(row["paragraphs"], f"`{spec}`, article {number}")
         else:
             yield row
@@ -133,7 +170,14 @@ def _squad(paragraphs: list[Any], where: str) -> Iterator[dict[str, Any]]:
                 f"{where}, paragraph {number} has no list of questions `qas`; SQuAD's form needs `context` and `qas`."
             )
         for each in questions:
-            answers = [] if each.get("is_impossible") else each.get("answers")
+            answers = each.get("answers")
+            if each.get("is_impossible"):
+                if answers:
+                    raise DataError(
+                        f"{where}, paragraph {number}: the question `{str(each.get('question'))[:60]}` has is_impossible=true and answers; "
+                        "empty its answers, or set is_impossible to false."
+                    )
+                answers = []
             yield {"id": each.get("id"), "question": each.get("question"), "context": paragraph.get("context"), "answers": {
                 "text": [answer.get("text") for answer in answers], "answer_start": [answer.get("answer_start") for answer in answers],
             } if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers) else answers}  # fmt: skip
@@ -146,12 +190,19 @@ def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:
         if delimiter == "," and "," not in first and ";" in first:
             delimiter = ";"  # what spreadsheets write where the comma is the decimal mark
         stream.seek(0)
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)  # an open quote would swallow the rows after it
+        reader = csv.reader(
+            _text_lines(stream, spec), delimiter=delimiter, strict=True
+        )  # an open quote would swallow the rows after it
         try:
             header = [name.strip() for name in next((cells for cells in reader if cells), [])]
-            twice = {name for name in header if header.count(name) > 1}
-            if twice:
-                raise DataError(f"`{spec}` has the column `{min(twice)}` twice; rename one.")
+            twice = min((name for name in header if header.count(name) > 1), default=None)
+            if twice is not None:
+                what = (
+                    f"the column `{twice}` twice; rename one"
+                    if twice
+                    else "several columns without a name; name or remove them"
+                )
+                raise DataError(f"`{spec}` has {what}.")
             for number, cells in enumerate(reader, 1):
                 if not cells:
                     continue
@@ -170,21 +221,30 @@ def _conll(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     tokens: list[str] = []
     tags: list[str] = []
     separator: str | None = None
+    columns = first = 0  # of the sentence's first line
     with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(_text_lines(stream, spec), 1):
             text = line.rstrip("\r\n")
             if not text.strip() or text.startswith("-DOCSTART-"):
                 if tokens:
                     yield {"tokens": tokens, "ner_tags": tags}
-                tokens, tags = [], []
+                tokens, tags, columns = [], [], 0
                 continue
             if separator is None:
-                separator = "\t" if "\t" in text else " "
+                separator = TAB if TAB in text else " "
             cells = [cell for cell in text.split(separator) if cell] if separator == " " else text.split(separator)
             if len(cells) < 2 or not cells[0] or not cells[-1].strip():
+                apart = f", separated by {'tabs' if separator == TAB else 'spaces'} as in line {first}" if first else ""
                 raise DataError(
-                    f"`{spec}`, line {number} has {len([c for c in cells if c])} column(s) where a token and its tag are needed; "
-                    "write `token<TAB>tag`, and a blank line between sentences."
+                    f"`{spec}`, line {number} (`{text.strip()[:40]}`) needs a token and its tag{apart}; write `token<TAB>tag`, and a blank "
+                    "line between sentences."
+                )
+            if not columns:
+                columns, first = len(cells), number
+            if len(cells) != columns:
+                raise DataError(
+                    f"`{spec}`, line {number} (`{text.strip()[:40]}`) has {len(cells)} columns where line {first} has {columns}, so that its tag "
+                    "may be missing; mend that line."
                 )
             tokens.append(cells[0])
             tags.append(cells[-1].strip())
@@ -192,14 +252,14 @@ def _conll(path: Path, spec: str) -> Iterator[dict[str, Any]]:
         yield {"tokens": tokens, "ner_tags": tags}
 
 
-def _passages(path: Path) -> Iterator[dict[str, Any]]:
+def _passages(path: Path, spec: str) -> Iterator[dict[str, Any]]:
     """Plain text in passages: paragraphs, joined until they hold `PASSAGE` characters (lines, where no line is blank)."""
     with path.open(encoding="utf-8-sig") as stream:
         paragraphs = any(not line.strip() for line in stream)
         stream.seek(0)
         parts: list[str] = []
         size = 0
-        for line in stream:
+        for line in _text_lines(stream, spec):
             parts.append(line)
             size += len(line)
             if size >= PASSAGE and (not paragraphs or not line.strip()):
@@ -230,7 +290,10 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
             values = [row.get(name) for row in block]
             if name in nested or any(map(_is_nested, values)):
                 nested.add(name)
-                values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+                values = [
+                    v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)
+                    for v in values
+                ]
             try:
                 arrays.append(pa.array(values))
             except (OverflowError, UnicodeEncodeError) as error:
@@ -239,11 +302,9 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
                     f"`{spec}`, row {done + odd + 1}: `{name}` holds what no column can hold ({error}); mend or remove that row."
                 ) from error
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                first = next((type(v) for v in values if v is not None), None)
-                odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not first), 0)
+                odd, found, others = _odd_one(values)
                 raise DataError(
-                    f"`{spec}`, row {done + odd + 1}: column `{name}` holds {type(values[odd]).__name__} where earlier rows "
-                    f"hold {getattr(first, '__name__', first)}; use one type in a column."
+                    f"`{spec}`, row {done + odd + 1}: column `{name}` holds {found} where {others}; use one type in a column."
                 ) from error
         pieces.append(pa.table(arrays, names=names))
         done += len(block)
@@ -257,12 +318,64 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
         flush()
     if not pieces:
         raise DataError(f"`{spec}` holds no rows; give a file with at least one row of data.")
+    for piece in pieces:
+        for name, column in zip(piece.column_names, piece.columns, strict=True):
+            if _depth(column.type) > MAX_DEPTH:
+                raise DataError(
+                    f"`{spec}`: column `{name}` holds lists nested more than {MAX_DEPTH} deep; flatten or remove it."
+                )
     try:
         return pa.concat_tables(pieces, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
             f"`{spec}`: a column changes its type between rows ({error}); use one type in a column."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why JSON cannot be read, without advice for programmers."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return str(error).partition(";")[0]
+
+
+def _odd_one(values: list[Any]) -> tuple[int, str, str]:
+    """Index of the first value that does not go with those before it, what it is, and what they are."""
+    import pyarrow as pa
+
+    low, high = 0, len(values)  # the first `low` values go together, the first `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _goes(values[:middle]) else (low, middle)
+    odd = high - 1
+    value = values[odd]
+    earlier = next((v for v in values[:odd] if v is not None and type(v) is type(value)), None)
+    if isinstance(value, list) and not _goes([value]):
+        kinds = list(dict.fromkeys(called(item) for item in value if item is not None))
+        return odd, f"a list of {' and '.join(kinds)}", "a list must hold one type"
+    if isinstance(value, list) and earlier is not None:
+        return odd, f"a list of {pa.array(value).type}", f"earlier rows hold lists of {pa.array(earlier).type}"
+    first = next((v for v in values if v is not None), None)
+    return odd, type(value).__name__, f"earlier rows hold {type(first).__name__}"
+
+
+def _goes(values: list[Any]) -> bool:
+    """Whether values can stand in one column."""
+    import pyarrow as pa
+
+    try:
+        pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True
+
+
+def _depth(kind: Any) -> int:
+    """Lists within lists of a column's type."""
+    depth = 0
+    while getattr(kind, "value_type", None) is not None:
+        kind, depth = kind.value_type, depth + 1
+    return depth
 
 
 def _is_nested(value: Any) -> bool:

@@ -7,6 +7,7 @@ the record after the header of a CSV file.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,21 @@ def with_synonyms(
     there: Sequence[str], columns: Mapping[str, str], names: Sequence[str], synonyms: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
     """The column mapping, completed with other common names of columns that are not there."""
-    found = dict(columns)
+    found = {name: spelled(column, there) for name, column in columns.items()}
     for name in names:
         if name not in found and name not in there:
             other = next((o for o in synonyms.get(name, ()) if o in there and o not in found.values()), None)
             if other:
                 found[name] = other
     return found
+
+
+def spelled(column: str, there: Sequence[str]) -> str:
+    """A column's name as the data spell it: accents may be composed here and decomposed there, which nobody can see."""
+    if column in there:
+        return column
+    plain = unicodedata.normalize("NFC", column).strip()
+    return next((name for name in there if unicodedata.normalize("NFC", name).strip() == plain), column)
 
 
 def resolve(spec: str) -> Path | None:
@@ -195,12 +204,12 @@ def rename(
         if source in there:
             chosen[name] = source
         elif name in required or name in columns:
-            close = nearest(source, there)
-            guess = close or next((c for c in there if c not in required), "yours")
-            raise DataError(
-                f"`{spec}` has no column `{source}`; it has {', '.join(f'`{c}`' for c in there[:20])}. "
-                f"Map yours with --columns {name}={guess}."
-            )
+            named = [column for column in there if column]
+            guess = nearest(source, named) or next((c for c in named if c not in required), None)
+            have = ", ".join(f"`{column}`" for column in named[:20]) or "columns without a name"
+            given = f"{name}={guess}" if guess and " " not in guess else f'"{name}={guess}"'
+            remedy = f"Map yours with --columns {given}" if guess else "Add it, or give another file"
+            raise DataError(f"`{spec}` has no column `{source}`; it has {have}. {remedy}.")
     used: dict[str, str] = {}
     for target, source in chosen.items():
         if source in used:
@@ -218,7 +227,8 @@ def _refuse_nulls(rows: Rows, required: Sequence[str]) -> None:
         column = rows.table.data.column(name)
         if column.null_count:
             index = next(i for i, value in enumerate(rows.table[name]) if value is None)
-            more = f" (and {column.null_count - 1} more rows)" if column.null_count > 1 else ""
+            others = column.null_count - 1
+            more = f" (and in {others} more row{'s' if others > 1 else ''})" if others else ""
             raise DataError(f"{rows.where(index)}: `{name}` is null{more}; fill it in or remove the row.")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 from tunesmith.doctor.case import Case, is_blank
 from tunesmith.doctor.finding import Finding, counted
+from tunesmith.errors import DataError
+from tunesmith.tasks._template import unpacked
 
 SPEAKERS = {
     "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant",
@@ -26,8 +27,8 @@ def turns(value: Any) -> list[tuple[str, str, bool]] | None:
     """(role, content, calls a tool) of each message; None if the cell is no conversation."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = unpacked(value, "", "")
+        except DataError:
             return None
     if not isinstance(value, list) or not value:
         return None
@@ -39,6 +40,7 @@ def turns(value: Any) -> list[tuple[str, str, bool]] | None:
         calls = bool(message.get("tool_calls"))
         if not isinstance(role, str) or (content is None and not calls):
             return None
+        role = role.strip().lower() if role.strip().lower() in (*SPEAKERS, *ROLES) else role.strip()
         found.append((SPEAKERS.get(role, role), _content(content), calls))
     return found
 

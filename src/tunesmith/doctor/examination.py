@@ -213,6 +213,7 @@ def refusals(task: Any, case: Case, known: Sequence[Finding]) -> list[Finding]:
         if any(f.level == "error" and not f.rows and f.role in (role, "train") for f in [*known, *found]):
             return found  # what is wrong as a whole is said already
         said: dict[int, str] = {}
+        whole: str | None = None  # what is wrong with no single row
         for _ in range(REFUSALS):
             if not len(part):
                 break
@@ -223,10 +224,8 @@ def refusals(task: Any, case: Case, known: Sequence[Finding]) -> list[Finding]:
             except DataError as error:
                 match = NUMBER.search(str(error))
                 if match is None or int(match.group(1)) not in part.numbers:
-                    return [
-                        *found,
-                        Finding("error", "refused", role, part.source, (), str(error).rstrip("."), "mend it"),
-                    ]
+                    whole = str(error).rstrip(".")
+                    break
                 said[int(match.group(1))] = str(error)
                 part = part.without([list(part.numbers).index(int(match.group(1)))])
         if said:
@@ -235,6 +234,12 @@ def refusals(task: Any, case: Case, known: Sequence[Finding]) -> list[Finding]:
             found.append(
                 Finding("error", "refused", role, part.source, tuple(sorted(said)), what or text, remedy or "mend it")
             )
+        if whole is not None:
+            what, _, remedy = whole.removeprefix(f"`{part.source}`").removeprefix(":").strip().rpartition("; ")
+            found.append(
+                Finding("error", "refused", role, part.source, (), what or remedy, remedy if what else "mend it")
+            )
+            return found
     return found
 
 
@@ -256,8 +261,9 @@ def encode_part(case: Case, part: Part) -> tuple[Part, list[Finding]]:
             encoded_rows = encode(
                 case.task, part.origin, case.tokenizer, int(case.max_length or 0), f"tokenise {part.role}"
             )
-            part.encoded = Encoded.ragged(encoded_rows, None, len(part))
-            return part, []
+            if len(encoded_rows):
+                part.encoded = Encoded.ragged(encoded_rows, None, len(part))
+                return part, []
     features: list[Sequence[dict[str, Any]]] = []
     failed: dict[int, str] = {}
     place = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from tunesmith.doctor.case import Case, Part, folded
 from tunesmith.doctor.finding import Finding, Level, counted
 from tunesmith.doctor.general.duplicates import conflict
 from tunesmith.errors import DataError
-from tunesmith.tasks._answers import nearest_place, parse
+from tunesmith.tasks._answers import nearest_place, objects, parse
 
 
 def cuts(options: Any) -> bool:
@@ -46,8 +45,8 @@ def _rows(part: Part) -> Iterator[tuple[int, str, Any, list[tuple[str, int | Non
 
 def _has_blank(cell: Any) -> bool:
     """Whether a list of answers holds one without text, which the task takes for none."""
-    if isinstance(cell, str) and cell.lstrip().startswith("{"):
-        cell = json.loads(cell)
+    if isinstance(cell, str):
+        cell = objects(cell)
     found = cell.get("text") if isinstance(cell, Mapping) else None
     return isinstance(found, list) and any(isinstance(text, str) and not text.strip() for text in found)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.console import progress
-from tunesmith.errors import UserError
+from tunesmith.errors import DataError, UserError, called
 
 COLUMNS = ("prompt", "test", "entry_point")
 SECONDS = 10
@@ -75,6 +75,20 @@ def require_permission(allowed: bool, data: str) -> None:
         raise UserError(
             "running written programs needs process limits, which Windows does not have; use Linux or macOS."
         )
+
+
+def check_problems(problems: Sequence[Mapping[str, Any]], data: str) -> None:
+    """Refuse problems that are not text.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    for number, problem in enumerate(problems, 1):
+        for name in COLUMNS:
+            if not isinstance(problem[name], str):
+                raise DataError(
+                    f"{data}, row {number}: `{name}` is {called(problem[name])}; it must be text, so mend or remove the row."
+                )
 
 
 def first_function(prompt: str, written: str) -> str:

@@ -29,13 +29,13 @@ class SingleLabel:
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything added."""
-        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+        from sklearn.metrics import accuracy_score, f1_score
 
         true, predicted = np.stack(self.true), np.stack(self.predicted)
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
-            "mcc": float(matthews_corrcoef(true, predicted)),
+            "mcc": correlation(true, predicted),
         }
 
 
@@ -47,11 +47,18 @@ class MultiLabel(SingleLabel):
 
     def compute(self) -> dict[str, float]:
         """The metrics over everything added."""
-        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+        from sklearn.metrics import accuracy_score, f1_score
 
         true, predicted = np.stack(self.true), np.stack(self.predicted)
         return {
             "accuracy": float(accuracy_score(true, predicted)),
             "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
-            "mcc": float(matthews_corrcoef(true.ravel(), predicted.ravel())),
+            "mcc": correlation(true.ravel(), predicted.ravel()),
         }
+
+
+def correlation(true: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> float:
+    """Matthews' correlation; 0 where one label is all there is, without scikit-learn's warning to people."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(true, predicted)) if len(np.unique([true, predicted])) > 1 else 0.0

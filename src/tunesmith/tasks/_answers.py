@@ -7,12 +7,14 @@ Paris (and a column `answer_start`)           one answer a row; an empty text: u
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 
 FORM = '{"text": [...], "answer_start": [...]}'
 SHOWN = 60  # characters of a text in an error message
@@ -42,7 +44,7 @@ def parse(value: Any, start: Any = None) -> list[tuple[str, int | None]]:
         DataError: it has another form; the row is named by who calls.
     """
     if isinstance(value, str):
-        read = _json(value)
+        read = objects(value)
         if read is None:
             return [(value, _whole(start))] if value.strip() else []
         value = read
@@ -58,10 +60,10 @@ def parse(value: Any, start: Any = None) -> list[tuple[str, int | None]]:
     elif isinstance(value, Sequence) and all(isinstance(each, Mapping) for each in value):
         pairs = [(_field(each, "text"), each.get("answer_start")) for each in value]
     else:
-        raise DataError(f"`answers` is a {type(value).__name__}; it must be {FORM}.")
+        raise DataError(f"`answers` is {called(value)}; it must be {FORM}.")
     for text, _ in pairs:
         if not isinstance(text, str):
-            raise DataError(f"`answers` holds a {type(text).__name__} where a text is needed; it must be {FORM}.")
+            raise DataError(f"`answers` holds {called(text)} where a text is needed; it must be {FORM}.")
     return [(text, _whole(place)) for text, place in pairs if text.strip()]
 
 
@@ -124,16 +126,27 @@ def _field(value: Mapping[str, Any], name: str) -> Any:
     return value.get(name)
 
 
-def _json(text: str) -> Any:
-    """Objects that a cell holds as JSON text; None for a text that is an answer itself."""
+def objects(text: str) -> Any:
+    """Objects that a cell holds as JSON text, or as Python programs write them; None for a text that is an answer itself.
+
+    Raises:
+        DataError: it was meant to hold them, and they cannot be read.
+    """
     if not text.lstrip().startswith(("{", "[")):
         return None
+    value = None
     try:
         value = json.loads(text)
-    except ValueError:
-        return None
-    objects = isinstance(value, dict) or (isinstance(value, list) and all(isinstance(each, dict) for each in value))
-    return value if objects else None
+    except (ValueError, RecursionError):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(text.strip())  # {'text': ['a'], 'answer_start': [0]}
+    if isinstance(value, dict) or (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
+        return value
+    if "answer_start" in text:
+        raise DataError(
+            f"`answers` is text that cannot be read as an object (`{short(text)}`); write it as JSON: {FORM}."
+        )
+    return None
 
 
 def _whole(value: Any) -> int | None:
@@ -141,8 +154,9 @@ def _whole(value: Any) -> int | None:
         return None
     try:
         number = int(value)
-    except (TypeError, ValueError):
-        raise DataError(f"the answer_start `{value}` is not a whole number; it counts characters from 0.") from None
-    if number != float(value):
-        raise DataError(f"the answer_start `{value}` is not a whole number; it counts characters from 0.")
+        whole = number == float(value) and not isinstance(value, bool)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise DataError(f"the answer_start `{short(str(value))}` is not a whole number; it counts characters from 0.")
     return number

@@ -68,6 +68,8 @@ class Task(ABC):
     several questions)."""
     targets: ClassVar[tuple[str, ...]]
     """Columns that hold what is to be predicted: rows to predict for need not have them."""
+    structured: ClassVar[tuple[str, ...]] = ()
+    """Columns whose cells are lists or objects; those of all others are text, or a number that is read as text."""
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other common names of a column, taken when the column is not there (`messages`: `conversations`)."""
     stand_ins: ClassVar[Mapping[str, str]] = {}

@@ -13,15 +13,19 @@ earlier turns otherwise once later ones follow, each turn becomes a sequence of 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError, called
+from tunesmith.tasks._words import is_broken
 
 ROLES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant",
     "function_call": "assistant", "observation": "tool", "function_response": "tool", "function": "tool",
 }  # fmt: skip
+SPEAKERS = ("system", "user", "assistant", "tool", "developer")
 # For models that bring no template: plain names, so that a base model understands them, and the end token after each answer.
 PLAIN = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
@@ -50,35 +54,92 @@ def normalise(messages: Any, where: str = "") -> list[dict[str, Any]]:
     Raises:
         DataError: a message has no role or content.
     """
-    import json
-
     where = f"{where}: " if where else ""
     if isinstance(messages, str):
-        try:
-            messages = json.loads(messages)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}`messages` is text that is not JSON ({error}); give a list of messages."
-            ) from error
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}`messages` must be a list with at least one message, got {type(messages).__name__}.")
+        messages = unpacked(messages, f"{where}`messages`", "a list of messages")
+    if not isinstance(messages, list):
+        raise DataError(f"{where}`messages` is {called(messages)}; it must be a list of messages.")
+    if not messages:
+        raise DataError(f"{where}`messages` is empty and needs at least one message; fill it in or remove the row.")
     found = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):
             raise DataError(
-                f"{where}message {number} must be an object with `role` and `content`, got {type(message).__name__}."
+                f"{where}message {number} is {called(message)}; it must be an object with `role` and `content`."
             )
         role = message.get("role") or message.get("from")
         content = message.get("content", message.get("value"))
         if not isinstance(role, str):
-            raise DataError(
-                f"{where}message {number} has no `role` (it has {', '.join(map(str, message)) or 'nothing'})."
+            what = (
+                f"the role `{role}`"
+                if role is not None
+                else f"no `role` (it has {', '.join(map(str, message)) or 'nothing'})"
             )
+            raise DataError(f"{where}message {number} has {what}; name who speaks: {', '.join(SPEAKERS)}.")
+        role = role.strip()
+        role = role.lower() if role.lower() in (*SPEAKERS, *ROLES) else role
+        meant = [] if role in (*SPEAKERS, *ROLES) else get_close_matches(role.lower(), SPEAKERS, n=1, cutoff=0.8)
+        if meant:
+            raise DataError(f"{where}message {number} has the role `{role}`; did you mean `{meant[0]}`?")
         if content is None and not message.get("tool_calls"):
             raise DataError(f"{where}message {number} has no `content`; fill it in or remove the message.")
+        if isinstance(content, list):
+            content = _joined(content, f"{where}message {number}")
+        if content is not None and not isinstance(content, str):
+            raise DataError(f"{where}message {number}: `content` is {called(content)}; it must be text.")
+        if not isinstance(message.get("tool_calls", []), (list, type(None))):
+            raise DataError(
+                f"{where}message {number}: `tool_calls` is {called(message['tool_calls'])}; it must be a list of objects."
+            )
         rest = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value") and v is not None}
         found.append({"role": ROLES.get(role, role), "content": content if content is not None else "", **rest})
     return found
+
+
+def _joined(parts: Sequence[Any], where: str) -> str:
+    """The text of a content in parts (`{"type": "text", "text": ...}`)."""
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            what = (
+                f"a part of type `{part.get('type')}`"
+                if isinstance(part, Mapping)
+                else f"a part that is {called(part)}"
+            )
+            raise DataError(
+                f'{where} holds {what}; only text is learned, so every part must be {{"type": "text", "text": ...}}.'
+            )
+    return "".join(part["text"] for part in parts)
+
+
+def unpacked(text: str, what: str, form: str) -> Any:
+    """The list or object that a cell holds as JSON text, or as Python programs write it.
+
+    Raises:
+        DataError: it holds none.
+    """
+    import ast
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(text.strip())  # [{'role': 'user', ...
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise DataError(f"{what} is text that is not JSON ({reason}); give {form}.") from error
+
+
+def is_conversation(text: str) -> bool:
+    """Whether a text is a list of messages that was written as JSON."""
+    import json
+
+    if not text.startswith("[{"):
+        return False
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(each, Mapping) and {"role", "content"} <= set(each) for each in found)
 
 
 def ensure_template(tokenizer: Any) -> None:
@@ -93,17 +154,29 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
     Raises:
         DataError: the template refuses these roles.
     """
-    from jinja2.exceptions import TemplateError
+    from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 list(messages), tools=tools or None, tokenize=False, add_generation_prompt=prompt
             )
         )
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"the model's chat template cannot be read (line {error.lineno}: {error.message}); mend chat_template in its folder."
+        ) from error
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         roles = ", ".join(str(m["role"]) for m in messages)
-        raise DataError(f"the model's chat template refuses the roles {roles}: {error}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"the model's chat template refuses the roles {roles} ({reason}); put the messages in an order that it takes, or remove the row."
+        ) from error
+    if is_broken(text):
+        raise DataError(
+            "the conversation holds half a character (a lone surrogate such as \\ud83d); mend or remove the row."
+        )
+    return text
 
 
 def special_ids(tokenizer: Any) -> set[int]:

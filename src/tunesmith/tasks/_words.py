@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.metrics.entities import entities
 
 INNER = frozenset("'’-.·")  # inside a word when letters or digits stand on both sides
+HALVES = re.compile("[\ud800-\udfff]")
 JOINERS = frozenset("\u200c\u200d")
 Place = tuple[int, int]
 
@@ -109,7 +111,7 @@ def listed(value: Any, column: str) -> list[Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 value = ast.literal_eval(value)  # what Python programs write: ['a', 'b']
     if not isinstance(value, (list, tuple)):
@@ -119,8 +121,18 @@ def listed(value: Any, column: str) -> list[Any]:
         )
     for place, item in enumerate(value, 1):
         if item is None or isinstance(item, (list, dict)):
-            raise DataError(f"`{column}` holds {'null' if item is None else type(item).__name__} at place {place}.")
+            raise DataError(
+                f"`{column}` holds {called(item)} at place {place}; every place holds one {'word' if column == 'tokens' else 'tag'}, so mend or "
+                "remove the row."
+            )
+        if is_broken(str(item)):
+            raise DataError(f"`{column}` holds half a character ({item!a}) at place {place}; mend or remove the row.")
     return list(value)
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text holds half a character (a lone surrogate, which JSON can write and no tokenizer reads)."""
+    return HALVES.search(text) is not None
 
 
 def words_of(row: Mapping[str, Any]) -> list[str]:
@@ -129,7 +141,7 @@ def words_of(row: Mapping[str, Any]) -> list[str]:
         return [str(word) for word in listed(row["tokens"], "tokens")]
     text = row["text"]
     if not isinstance(text, str):
-        raise DataError(f"`text` is a {type(text).__name__}; it must be text.")
+        raise DataError(f"`text` is {called(text)}; it must be text.")
     return [text[start:end] for start, end in split(text)]
 
 

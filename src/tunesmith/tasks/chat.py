@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.tasks import _template as template
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids
 from tunesmith.tasks._template import Piece
@@ -37,8 +37,10 @@ class Chat(GenerationTask):
     optional: ClassVar[tuple[str, ...]] = ("tools",)
     inputs: ClassVar[tuple[str, ...]] = ("messages",)
     targets: ClassVar[tuple[str, ...]] = ()
+    structured: ClassVar[tuple[str, ...]] = ("messages", "tools")
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"messages": ("conversations", "conversation")}
     default_max_length = 1024
+    code_version = 2
 
     def fit(self, train: Rows) -> None:
         """Refuse training rows in which nothing can be learned."""
@@ -48,13 +50,15 @@ class Chat(GenerationTask):
         """Refuse rows that are no conversations, and those in which the assistant says nothing."""
         for i, messages in enumerate(rows.table["messages"]):
             found = template.normalise(messages, rows.where(i))
-            answers = [
-                m for m in found if m["role"] == "assistant" and (str(m["content"]).strip() or m.get("tool_calls"))
-            ]
-            if not answers:
+            said = [m["role"] == "assistant" and bool(str(m["content"]).strip() or m.get("tool_calls")) for m in found]
+            if not any(said):
+                roles = ", ".join(dict.fromkeys(str(m["role"]) for m in found))
                 raise DataError(
-                    f"{rows.where(i)}: the assistant says nothing, so nothing would be learned; remove the row."
+                    f"{rows.where(i)}: the assistant says nothing (the roles are {roles}), so nothing would be learned; remove the row, or "
+                    "name the assistant's role `assistant`."
                 )
+        for i, tools in enumerate(rows.table["tools"] if "tools" in rows.table.column_names else ()):
+            parse_tools(tools, f"{rows.where(i)}: ")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -79,7 +83,10 @@ class Chat(GenerationTask):
             if self.options.system and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": self.options.system}, *messages]
             tools = parse_tools(row.get("tools"))
-            yield [self.as_feature(piece) for piece in self.windows(messages, tools, tokenizer, max_length)]
+            pieces = list(self.windows(messages, tools, tokenizer, max_length))
+            if not all(piece.ids for piece in pieces):
+                raise DataError("nobody but the assistant speaks, so there is nothing to answer; begin with the user.")
+            yield [self.as_feature(piece) for piece in pieces]
 
     def pieces(self, messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Any) -> list[Piece]:
         """Token sequences of messages; an encoder-decoder has one an answer."""
@@ -98,7 +105,8 @@ class Chat(GenerationTask):
             return max(len(piece.ids) for piece in pieces)
 
         # Rendering a part costs the square of its length: how many exchanges fit is guessed from their texts, then mended.
-        sizes = [len(plain_ids(" ".join(str(m["content"]) for m in e), tokenizer)) for e in exchanges]
+        said = [" ".join(str(m["content"]) for m in e).encode("utf-8", "replace").decode() for e in exchanges]
+        sizes = [len(plain_ids(text, tokenizer)) for text in said]
         one = longest(part(0, 1)) - sum(sizes[:1])
         marks = longest(part(0, 2)) - sum(sizes[:2]) - one if len(exchanges) > 1 else 0
         first = 0
@@ -146,8 +154,20 @@ def split_exchanges(messages: Sequence[dict[str, Any]]) -> list[list[dict[str, A
     return found
 
 
-def parse_tools(value: Any) -> Any:
-    """Tool definitions as the template takes them; JSON text is read."""
-    import json
+def parse_tools(value: Any, where: str = "") -> Any:
+    """Tool definitions as the template takes them; JSON text is read.
 
-    return json.loads(value) if isinstance(value, str) and value.strip() else value or None
+    Raises:
+        DataError: they are no list of objects.
+    """
+    form = 'a list of objects, each a tool (`{"type": "function", "function": {...}}`)'
+    if isinstance(value, str):
+        value = template.unpacked(value, f"{where}`tools`", form) if value.strip() else None
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        raise DataError(f"{where}`tools` is {called(value)}; it must be {form}.")
+    odd = next((each for each in value if not isinstance(each, Mapping)), None)
+    if odd is not None or None in value:
+        raise DataError(f"{where}`tools` holds {called(odd)}; it must be {form}.")
+    return value

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.tasks import _template as template
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids, without_end
 
@@ -22,6 +22,7 @@ ALPACA = (
     "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{prompt}\n\n{input}### Response:\n"
 )
+MESSAGES = "holds chat messages; put prompt and completion into one list under `messages`, and use --task chat."
 WITH_INPUT = ", paired with an input that provides further context"
 
 
@@ -63,13 +64,21 @@ class Instruction(GenerationTask):
         self.check(train, "train")
 
     def check(self, rows: Rows, role: str) -> None:
-        """Refuse rows whose prompt or completion is not text, and training rows without a completion."""
+        """Refuse rows whose prompt or completion is not text, or empty, and whose input or system prompt is there and not text."""
+        for name in self.optional:
+            for i, value in enumerate(rows.table[name] if name in rows.table.column_names else ()):
+                if value is not None and not isinstance(value, str):
+                    raise DataError(
+                        f"{rows.where(i)}: `{name}` is {called(value)}; it must be text, or null where there is none."
+                    )
         for name in ("prompt", "completion"):
             if name not in rows.table.column_names:
                 continue
             for i, value in enumerate(rows.table[name]):
                 if not isinstance(value, str):
-                    raise DataError(f"{rows.where(i)}: `{name}` is a {type(value).__name__}; it must be text.")
+                    raise DataError(f"{rows.where(i)}: `{name}` is {called(value)}; it must be text.")
+                if template.is_conversation(value):
+                    raise DataError(f"{rows.where(i)}: `{name}` {MESSAGES}")
                 if not value.strip():
                     what = (
                         "nothing would be learned from it"
@@ -111,6 +120,8 @@ class Instruction(GenerationTask):
     ) -> Iterator[Sequence[dict[str, Any]]]:
         """Prompt ids in their frame, then the completion's ids and the end token."""
         for row in rows:
+            if template.is_conversation(str(row["prompt"])):
+                raise DataError(f"`prompt` {MESSAGES}")
             target = None
             if "completion" in row:
                 target = [*plain_ids(row["completion"], tokenizer), *self.stops[:1]]
@@ -151,9 +162,10 @@ class Instruction(GenerationTask):
                 texts[name] = tokenizer.decode(words[:keep], skip_special_tokens=True).rstrip("\ufffd") if keep else ""
                 ids = self.framed(row, **texts, tokenizer=tokenizer)
         if len(ids) > room:
+            shorter = "shorten `system`" if row.get("system") else "set instruction.template=plain"
             raise DataError(
                 f"the frame of a prompt alone has {len(ids)} tokens where max_length leaves {room} beside the completion; "
-                "raise --max-length, or set instruction.template=plain."
+                f"raise --max-length, or {shorter}."
             )
         return ids
 

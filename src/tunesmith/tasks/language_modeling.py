@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, ModelError, called
 from tunesmith.tasks._base import IGNORED, Answer, Batch, Features, Metric, Task, attention_mask, pad
 from tunesmith.tasks._language import (
     TokenMetric,
@@ -87,16 +87,16 @@ class LanguageModeling(Task):
         return "perplexity" if self.objective == "masked" else "bits_per_byte"
 
     def fit(self, train: Rows) -> None:
-        """Nothing is learned from the rows; those without any text are refused."""
+        """Nothing is learned from the rows; those that cannot be used are refused."""
         self.check(train, "train")
-        if not any(str(text).strip() for text in train.table["text"]):
-            raise DataError(f"`{train.source}`: every text is empty; give rows with text.")
 
     def check(self, rows: Rows, role: str) -> None:
-        """Refuse rows whose text is not text."""
+        """Refuse rows whose text is not text, and rows that all are empty."""
         for i, value in enumerate(rows.table["text"]):
             if not isinstance(value, str):
-                raise DataError(f"{rows.where(i)}: `text` is a {type(value).__name__}; it must be text.")
+                raise DataError(f"{rows.where(i)}: `text` is {called(value)}; it must be text.")
+        if not any(text.strip() for text in rows.table["text"]):
+            raise DataError(f"`{rows.source}`: every text is empty; give {role} rows with text.")
 
     def state_dict(self) -> dict[str, Any]:
         """Causal or masked."""
@@ -117,6 +117,11 @@ class LanguageModeling(Task):
         if self.objective == "auto":
             self.objective = "masked" if masked and not getattr(config, "is_decoder", False) else "causal"
         possible = masked if self.objective == "masked" else causal and not getattr(config, "is_encoder_decoder", False)
+        if possible and self.objective == "causal" and masked and not getattr(config, "is_decoder", False):
+            raise ModelError(
+                f"`{config.model_type}` reads in both directions, so it would see each token that it is asked to predict; set "
+                "language-modeling.objective=masked, or choose a decoder (GPT-2, Llama, Qwen, Gemma)."
+            )
         if not possible:
             raise ModelError(
                 f"`{config.model_type}` has no {self.objective} language-model head in transformers; "

@@ -33,10 +33,10 @@ from torch.nn import functional as F
 from tunesmith.config import Options as BaseOptions
 from tunesmith.console import say, warn
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, called
 from tunesmith.metrics.squad import Squad, best_threshold, scores
 from tunesmith.tasks import _windows
-from tunesmith.tasks._answers import Gold, parse, place
+from tunesmith.tasks._answers import Gold, parse, place, short
 from tunesmith.tasks._base import Answer, Batch, Features, Metric, Task, attention_mask, pad
 
 CONTEXT_SHARE = 0.25  # of a window, the least that a question must leave to the context
@@ -76,10 +76,11 @@ class QuestionAnswering(Task):
 
     Options = QuestionAnsweringOptions
     required: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
-    optional: ClassVar[tuple[str, ...]] = ("id", "answer_start")
+    optional: ClassVar[tuple[str, ...]] = ("id", "answer_start", "is_impossible")
     inputs: ClassVar[tuple[str, ...]] = ("question", "context")
     groups: ClassVar[tuple[str, ...]] = ("context",)
-    targets: ClassVar[tuple[str, ...]] = ("answers", "answer_start")
+    targets: ClassVar[tuple[str, ...]] = ("answers", "answer_start", "is_impossible")
+    structured: ClassVar[tuple[str, ...]] = ("answers",)
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"answers": ("answer",), "context": ("passage",)}
     auto_class = "AutoModelForQuestionAnswering"
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
@@ -120,9 +121,12 @@ class QuestionAnswering(Task):
         found = []
         for i, row in enumerate(rows.table):
             try:
-                found.append(self.golds(row))
+                golds = self.golds(row)
             except DataError as error:
                 raise DataError(f"{rows.where(i)}: {error}") from error
+            if not row["question"].strip():
+                raise DataError(f"{rows.where(i)}: the question is empty; fill it in or remove the row.")
+            found.append(golds)
         return found
 
     def golds(self, row: Mapping[str, Any]) -> list[Gold]:
@@ -133,8 +137,12 @@ class QuestionAnswering(Task):
         """
         for name in self.inputs:
             if not isinstance(row[name], str):
-                raise DataError(f"`{name}` is a {type(row[name]).__name__}; it must be text.")
+                raise DataError(f"`{name}` is {called(row[name])}; it must be text.")
         found = parse(row["answers"], row.get("answer_start"))
+        if found and row.get("is_impossible") in (True, 1, "true", "True", "TRUE", "1"):
+            raise DataError(
+                f"is_impossible is true and there is the answer `{short(found[0][0])}`; empty `answers`, or set is_impossible to false."
+            )
         return place(found, row["context"], self.options.offsets == "mend")
 
     def chooses(self, train: Rows) -> bool:

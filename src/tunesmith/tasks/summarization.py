@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError, called
 from tunesmith.tasks import _template as template
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids, without_end
 
 REQUEST = "Summarize the following text.\n\n"
+LEAST = 4  # tokens of a document that are worth reading
 CUE = "\n\nTL;DR: "
 
 
@@ -45,6 +46,7 @@ class Summarization(GenerationTask):
         "summary": ("highlights", "abstract"),
     }
     default_max_length = 512
+    code_version = 2
 
     @property
     def primary(self) -> str:
@@ -56,15 +58,15 @@ class Summarization(GenerationTask):
         self.check(train, "train")
 
     def check(self, rows: Rows, role: str) -> None:
-        """Refuse rows whose document or summary is not text, and summaries that are empty."""
+        """Refuse rows whose document or summary is not text, or empty."""
         for name in self.required:
             if name not in rows.table.column_names:
                 continue
             for i, value in enumerate(rows.table[name]):
                 if not isinstance(value, str):
-                    raise DataError(f"{rows.where(i)}: `{name}` is a {type(value).__name__}; it must be text.")
-                if name == "summary" and not value.strip():
-                    raise DataError(f"{rows.where(i)}: the summary is empty; fill it in or remove the row.")
+                    raise DataError(f"{rows.where(i)}: `{name}` is {called(value)}; it must be text.")
+                if not value.strip():
+                    raise DataError(f"{rows.where(i)}: the {name} is empty; fill it in or remove the row.")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -97,8 +99,15 @@ class Summarization(GenerationTask):
         limit = limit if self.kind == "encoder-decoder" else min(limit, max(8, max_length // 4))
         before, after = self.around(tokenizer)
         room = max_length - len(before) - len(after) - (0 if self.kind == "encoder-decoder" else limit)
+        if room < LEAST:
+            beside = len(before) + len(after)
+            raise ConfigError([(
+                "max_length", f"of {max_length} tokens, {beside} go to what stands around a document"
+                f"{'' if self.kind == 'encoder-decoder' else f' and {limit} to the summary'}, which leaves {max(room, 0)} to the document "
+                f"itself (at least {LEAST}); raise --max-length{', or shorten summarization.prefix' if self.prefix else ''}.",
+            )])  # fmt: skip
         for row in rows:
-            document = plain_ids(str(row["document"]), tokenizer)[: max(room, 1)]
+            document = plain_ids(str(row["document"]), tokenizer)[:room]
             target = None
             if "summary" in row:
                 target = [*plain_ids(row["summary"], tokenizer)[: limit - 1], *self.stops[:1]]

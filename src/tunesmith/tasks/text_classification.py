@@ -12,17 +12,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch.nn import functional as F
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.data.sources import Rows
-from tunesmith.errors import DataError, unknown
+from tunesmith.errors import DataError, called, unknown
 from tunesmith.metrics.classification import MultiLabel, SingleLabel
 from tunesmith.metrics.regression import Regression
 from tunesmith.tasks._base import Answer, Batch, Features, Metric, Task, attention_mask, pad
 
 MAX_LABELS = 10_000
+LARGEST = 1e18  # label of a regression, whose square an error must hold in 32 bits
 
 
 class TextClassificationOptions(BaseOptions):
@@ -32,13 +33,31 @@ class TextClassificationOptions(BaseOptions):
         "auto",
         description="auto: lists are several labels, fractional numbers are regression, anything else is one label",
     )
-    separator: str | None = Field(None, description="splits a text cell into several labels, for example |")
+    separator: str | None = Field(
+        None, min_length=1, description="splits a text cell into several labels, for example |"
+    )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="balanced: rows / (labels x rows of the label); or a weight per label"
     )
     threshold: float = Field(
         0.5, gt=0, lt=1, description="probability from which a label of a multi-label row is predicted"
     )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if value in ("none", "balanced"):
+            return value
+        numbers = list(value.values()) if isinstance(value, dict) else []
+        right = [
+            isinstance(each, (int, float)) and not isinstance(each, bool) and math.isfinite(each) and each >= 0
+            for each in numbers
+        ]
+        if not all(right) or not any(numbers):
+            raise ValueError(
+                f"must be none, balanced, or a weight of at least 0 for each label such as {{spam: 5, ham: 1}}, got `{value}`"
+            )
+        return value
 
 
 class TextClassification(Task):
@@ -70,6 +89,8 @@ class TextClassification(Task):
     def fit(self, train: Rows) -> None:
         """Learn the kind of problem, the labels and their weights."""
         self._refuse_nested(train)
+        if not any(str(text).strip() for text in train.table["text"]):
+            raise DataError(f"`{train.source}`: every text is empty; give rows with text.")
         if self.problem == "auto":
             self.problem = self._guess(train)
         values = [self._parse(value, train, i) for i, value in enumerate(train.table["label"])]
@@ -98,7 +119,7 @@ class TextClassification(Task):
             value = rows.table[0][name] if name in rows.table.column_names else None
             if isinstance(value, (list, dict)):
                 raise DataError(
-                    f"{rows.where(0)}: `{name}` is a {type(value).__name__}; it must be text. Map another with --columns {name}=NAME."
+                    f"{rows.where(0)}: `{name}` is {called(value)}; it must be text. Map another with --columns {name}=NAME."
                 )
 
     def _guess(self, train: Rows) -> Literal["single-label", "multi-label", "regression"]:
@@ -115,6 +136,12 @@ class TextClassification(Task):
                 return "single-label"
             if any(v != int(v) for v in numbers if math.isfinite(v)):
                 return "regression"  # a CSV of scores
+            odd = next((i for i, v in enumerate(numbers) if not math.isfinite(v)), None)
+            if odd is not None:
+                raise DataError(
+                    f"{train.where(odd)}: the label is `{values[odd]}` where others are numbers; fill it in or remove the row, or set "
+                    "text-classification.problem=single-label if it is the name of a label."
+                )
         return "single-label"
 
     def _parse(self, value: Any, rows: Rows | None, index: int) -> Any:
@@ -128,15 +155,23 @@ class TextClassification(Task):
                 number = float(value)
             except (TypeError, ValueError):
                 number = math.nan
-            if not math.isfinite(number):
-                raise DataError(f"{where()}: the label `{value}` is not a finite number, which regression needs.")
+            if not math.isfinite(number) or abs(number) > LARGEST:
+                raise DataError(
+                    f"{where()}: the label `{value}` is not a finite number that 32 bits hold, which regression needs; mend or remove the row."
+                )
             return number
         if self.problem == "multi-label":
             if isinstance(value, str):
                 value = value.split(self.options.separator or "|")
             if not isinstance(value, list):
                 raise DataError(f"{where()}: the label must be a list of labels, got `{value}`.")
-            return [label.strip() if isinstance(label, str) else label for label in value if label != ""]
+            odd = next((label for label in value if label is None or isinstance(label, (list, dict, float))), "")
+            if odd != "" and not (isinstance(odd, float) and odd.is_integer()):
+                raise DataError(
+                    f"{where()}: a label in the list is {called(odd)} (`{odd}`); name each label by a text or a whole number."
+                )
+            named = [label.strip() if isinstance(label, str) else label for label in value]
+            return [label for label in named if label != ""]
         if isinstance(value, list):
             raise DataError(f"{where()}: the label is a list; set text-classification.problem=multi-label.")
         if isinstance(value, bool):
@@ -147,6 +182,8 @@ class TextClassification(Task):
             value = int(value) if value == int(value) else value
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where()}: the label is empty; fill it in or remove the row.")
+        if isinstance(value, str) and value.startswith('{"') and value.endswith("}"):
+            raise DataError(f"{where()}: the label is an object (`{value[:60]}`); it must be a text or a number.")
         return [value]
 
     def _weigh(self, flat: list[Any], rows: int) -> None:

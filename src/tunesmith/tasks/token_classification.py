@@ -73,6 +73,7 @@ class TokenClassification(Task):
     required: ClassVar[tuple[str, ...]] = ("tokens", "ner_tags")
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     targets: ClassVar[tuple[str, ...]] = ("ner_tags",)
+    structured: ClassVar[tuple[str, ...]] = ("tokens", "ner_tags")
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("words",),
         "ner_tags": ("tags", "labels", "pos_tags", "upos"),
@@ -116,8 +117,10 @@ class TokenClassification(Task):
             self.labels = bio_labels(types_of(counts))
         else:
             self.labels = [str(tag) for tag in sorted(map(int, counts) if self.numeric else counts)]
+        if not counts:
+            raise DataError(f"`{train.source}`: every row's `tokens` is empty; give rows with words and tags.")
         if len(counts) < 2 or len(self.labels) < 2:
-            only = next(iter(counts), "none")
+            only = next(iter(counts))
             raise DataError(f"`{train.source}` has only one tag (`{only}`); training needs words of at least two.")
         if len(self.labels) > MAX_LABELS:
             raise DataError(
@@ -179,6 +182,11 @@ class TokenClassification(Task):
             raise DataError(f"word {place + 1} has the tag `{tag}`; a tag is a name or a whole number.")
         if isinstance(tag, str):
             return tag.strip()
+        if self.names is None and tag < 0:
+            raise DataError(
+                f"word {place + 1} has the tag {tag}, and tags that are numbers begin at 0; give every word a tag of its own (-100, for "
+                "sub-tokens that are not learned, is put there later and by itself)."
+            )
         if self.names is None:
             return tag
         if not 0 <= tag < len(self.names):
