@@ -16,6 +16,7 @@ import pytest
 from tunesmith import assets, registry
 from tunesmith.cli.template import template
 from tunesmith.config import RunConfig, build, parse, read_file
+from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
 COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "show", "list", "init")
@@ -308,6 +309,24 @@ def test_predict_keeps_order_and_columns(ending: str, trained: Any, cli: Any, tm
     assert all(row["prediction"] in ("positive", "negative") and 0.5 <= row["score"] <= 1 for row in found)
     assert len({row["score"] for row in found}) > 1, "rows of different text may not all score the same"
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["p.jsonl"]
+
+
+def test_predict_gives_objects_back_as_objects(models: Path, cli: Any, tmp_path: Path) -> None:
+    talk = [
+        {
+            "messages": [{"role": "user", "content": f"good film {i}"}, {"role": "assistant", "content": "bad plot"}],
+            "tags": {"n": i},
+        }
+        for i in range(12)
+    ]
+    data = write(tmp_path / "talk.jsonl", talk)
+    shape = ["--max-steps", 1, "--batch-size", 4, "--max-length", 64, "--set", "chat.max_new_tokens=2"]
+    model = tiny_model("llama", models / "llama")
+    cli("train", "-q", "--task", "chat", "--model", model, "--train", data, *shape, "-o", tmp_path / "run")
+    cli("predict", "-q", tmp_path / "run", "--data", data, "-o", tmp_path / "p.jsonl")
+    found = read(tmp_path / "p.jsonl")
+    assert [row["messages"] for row in found] == [row["messages"] for row in talk]
+    assert all(isinstance(row["prediction"], str) for row in found)
 
 
 def test_predictions_do_not_depend_on_the_batch_or_the_block(

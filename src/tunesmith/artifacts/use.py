@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -203,6 +204,7 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
     there = sources.with_synonyms(table.column_names, there, (*needed, *optional), task.synonyms)
     sources.rename(table, data, there, needed, [n for n in optional if n in there])
     names = {there.get(n, n): n for n in (*needed, *optional)}
+    objects = {columns.get(n, n) for n in task.structured} | {c for c, n in names.items() if n in task.structured}
     for start in range(0, len(table), BLOCK):
         block = table[start : start + BLOCK]
         records = [dict(zip(map(str, block), values, strict=True)) for values in zip(*block.values(), strict=True)]
@@ -215,7 +217,18 @@ def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> I
                     )
         predicted = artifact.predict(asked, source=data, first=start)
         for record, given, answer in zip(records, asked, predicted, strict=True):
-            yield {**record, **{k: v for k, v in answer.items() if k not in given}}
+            yield {**_unpacked(record, objects), **{k: v for k, v in answer.items() if k not in given}}
+
+
+def _unpacked(record: Mapping[str, Any], objects: Collection[str]) -> dict[str, Any]:
+    """A row as its file has it: objects, which a table keeps as JSON text, are objects again."""
+    found = dict(record)
+    for name in objects:
+        value = found.get(name)
+        if isinstance(value, str) and value[:1] in ("[", "{"):
+            with suppress(ValueError):
+                found[name] = json.loads(value)
+    return found
 
 
 def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
