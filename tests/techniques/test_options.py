@@ -137,6 +137,22 @@ def test_prefix_is_attention_over_more_keys(models: Path) -> None:
     assert torch.allclose(out, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart", "bert2bert"])
+def test_an_encoder_that_runs_alone_has_its_prefix(kind: str, models: Path) -> None:
+    """Generation calls the encoder before the whole model: fails if only the model's own forward pass spreads the prefix."""
+    bench = Bench(kind, models, "prefix-tuning", {"length": 3}, task="summarization")
+    bench.attach()
+    model: Any = bench.loaded.model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "tunesmith" in name:
+                parameter.normal_()
+        ids = bench.batch["input_ids"][:2]
+        alone = model.get_encoder()(input_ids=ids).last_hidden_state
+        whole = model(input_ids=ids, decoder_input_ids=ids[:, :3]).encoder_last_hidden_state
+    assert torch.equal(alone, whole)
+
+
 def test_feature_mix_equals_its_formula(models: Path) -> None:
     bench = Bench("bert", models, "feature-based")
     with torch.no_grad():

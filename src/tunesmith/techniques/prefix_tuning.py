@@ -109,13 +109,26 @@ class PrefixTuning(Technique):
         hidden = self.options.hidden if self.options.reparametrization else None
         prefix = Prefix([site.size for site in self.sites], 1 if recurrent else self.options.length, hidden)
         backbone.base.add_module(CHILD, prefix.to(backbone.embedding.weight.device))
-        backbone.model.register_forward_pre_hook(_Spread(prefix, self.sites))
+        for stack, places in self._stacks(backbone):
+            stack.register_forward_pre_hook(_Spread(prefix, self.sites, places))
         if recurrent:
             return
         if writes_text(backbone):
             backbone.base.register_forward_pre_hook(_Shift(self.options.length), with_kwargs=True)
         _register()
         backbone.model.set_attn_implementation(ATTENTION)
+
+    def _stacks(self, backbone: Backbone) -> list[tuple[nn.Module, list[int]]]:
+        """Modules that run on their own, each with the places of the sites inside it: generation calls an encoder before its decoder."""
+        base: Any = backbone.base
+        stacks = [base]
+        if backbone.kind == "encoder-decoder":
+            stacks = [getattr(base, "get_encoder", lambda: base.encoder)(), getattr(base, "get_decoder", lambda: base.decoder)()]
+        inside = [{id(module) for module in stack.modules()} for stack in stacks]
+        return [
+            (stack, [i for i, site in enumerate(self.sites) if id(site.module) in members])
+            for stack, members in zip(stacks, inside, strict=True)
+        ]
 
     def extra_positions(self, backbone: Backbone) -> int:
         """A causal language model counts its positions from behind the prefix, as peft does."""
@@ -214,14 +227,15 @@ class _Shift:
 
 
 class _Spread:
-    """Pre-hook of the model: hands each site its part of the prefix for this pass."""
+    """Pre-hook of a stack: hands each site inside it its part of the prefix for this pass."""
 
-    def __init__(self, prefix: Prefix, sites: list[Any]) -> None:
-        self.prefix, self.sites = prefix, sites
+    def __init__(self, prefix: Prefix, sites: list[Any], places: list[int]) -> None:
+        self.prefix, self.sites, self.places = prefix, sites, places
 
-    def __call__(self, model: nn.Module, inputs: Any) -> None:
-        for site, part in zip(self.sites, self.prefix.flat().split(self.prefix.sizes, dim=1), strict=True):
-            site.hand(part)
+    def __call__(self, stack: nn.Module, inputs: Any) -> None:
+        parts = self.prefix.flat().split(self.prefix.sizes, dim=1)
+        for place in self.places:
+            self.sites[place].hand(parts[place])
 
 
 def _register() -> None:
