@@ -1,0 +1,117 @@
+"""The committed results as one page: python benchmarks/summary.py > docs/results.md"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+SHOWN = ("f1", "exact_match", "rougeL", "chrf", "bits_per_byte", "perplexity", "token_accuracy")
+"""Metrics of a table's row, those of them that a task has."""
+
+
+def read(name: str) -> Any:
+    """One file of results."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def number(value: float) -> str:
+    """Four figures, whatever the size."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def tasks() -> Iterator[str]:
+    """Short runs of every task on real data."""
+    yield "## Every task on real data\n"
+    yield (
+        "Short runs, so they say that a task works and not how good a model can become. `untouched` is the pretrained model on the same "
+        "rows before a step is taken.\n"
+    )
+    yield "| task | data | model, technique | training | metric | untouched | after |"
+    yield "|---|---|---|---|---|---|---|"
+    for path in sorted((RESULTS / "tasks").glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        done = f"{run['rows']['train']:,} rows, {run['steps']} steps"
+        for metric in [name for name in SHOWN if name in run["after"]][:4]:
+            before, after = number(run["untouched"][metric]), number(run["after"][metric])
+            yield f"| {run['task']} | {run['data']} | {run['model']}, {run['technique']} | {done} | {metric} | {before} | {after} |"
+    for run in read("question_answering.json")["runs"]:
+        done = f"{run['rows']['train']:,} rows, {run['training']['steps']} steps"
+        data, model = (run[name].removeprefix("asset:") for name in ("data", "model"))
+        for metric in ("f1", "exact_match"):
+            before, after = (number(run["metrics"][when][metric]) for when in ("before", "after"))
+            yield f"| question-answering | {data} | {model}, {run['technique']} | {done} | {metric} | {before} | {after} |"
+    yield ""
+    yield "Baselines of question answering, which nothing is trained for:\n"
+    yield "| data | answer | f1 | exact_match |"
+    yield "|---|---|---|---|"
+    for data, found in read("question_answering.json")["baselines"].items():
+        for answer, scores in found.items():
+            yield f"| {data.removeprefix('asset:')} | {answer} | {number(scores['f1'])} | {number(scores['exact_match'])} |"
+    yield ""
+
+
+def peers() -> Iterator[str]:
+    """The same runs with transformers' Trainer."""
+    yield "## Against transformers' Trainer\n"
+    yield "Same model, rows, steps, rate and seeds, in alternation, each run a process of its own.\n"
+    yield "| task | what | metric | tunesmith | Trainer | difference | 95 % of noise | speed |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for found in read("classification_vs_trainer.json")["summary"]:
+        each = [100 * value for value in found["accuracy_difference_each"]]
+        yield (
+            f"| text-classification | minilm on movie-reviews, {found['technique']} | accuracy | {found['accuracy']:.4f} | {found['accuracy_peer']:.4f} "
+            f"| {100 * found['accuracy_difference']:+.2f} points | single runs {min(each):+.1f} to {max(each):+.1f} | {found['speed_ratio']:.2f}x |"
+        )
+    for name in sorted(path.name for path in RESULTS.glob("ner_vs_trainer*.json")):
+        found = read(name)
+        scores = found["summary"]
+        noise = f"+-{100 * scores['half_width_95']:.1f}" if "half_width_95" in scores else "one run"
+        yield (
+            f"| token-classification | {found['what']} | f1 | {scores['f1']:.4f} | {scores['f1_peer']:.4f} | {100 * scores['difference']:+.2f} points "
+            f"| {noise} | - |"
+        )
+    found = read("qa_vs_trainer.json")
+    scores = found["summary"]
+    low, high = (100 * value for value in scores["f1_difference_interval"])
+    yield (
+        f"| question-answering | {found['what']} | f1 | {scores['f1']:.4f} | {scores['f1_peer']:.4f} | {100 * scores['f1_difference']:+.2f} points "
+        f"| {low:+.1f} to {high:+.1f} | - |"
+    )
+    yield ""
+    majority = read("ner_vs_trainer.json")["majority"]["f1"]
+    yield f"Looking words up in the training rows scores an entity F1 of {majority:.4f} on wnut-tweets.\n"
+
+
+def eras() -> Iterator[str]:
+    """Counts, recurrent networks and a pretrained model on one text."""
+    if not (RESULTS / "eras.json").is_file():
+        return
+    found = read("eras.json")
+    yield "## The eras side by side\n"
+    yield f"`{found['command']}`\n"
+    yield found["note"] + "\n"
+    yield "| model | what learns | bits_per_byte | parameters that learn | training seconds |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield f"| {row['model']} | {row['technique']} | {number(row['bits_per_byte'])} | {row['trainable_parameters']:,} | {row['train_seconds']:,.0f} |"
+    yield ""
+
+
+def page() -> str:
+    """All of it."""
+    versions = read("classification_vs_trainer.json")["versions"]
+    head = [
+        "# Measured results\n",
+        "Generated by `python benchmarks/summary.py > docs/results.md` from `benchmarks/results/`, which also holds versions, hardware, "
+        "hashes of the data and every single run. Two cores of a server processor, no GPU; "
+        + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
+        + ".\n",
+    ]
+    return "\n".join([*head, *tasks(), *peers(), *eras()]).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
