@@ -1,4 +1,4 @@
-"""The tasks that write, on real data: what a short fine-tuning changes against the untouched model.
+"""Tasks on real data: what a short fine-tuning changes against the untouched model.
 
     python benchmarks/tasks_on_real_data.py                  every run, each a few minutes on two cores
     python benchmarks/tasks_on_real_data.py --only chat      one of them
@@ -79,6 +79,29 @@ RUNS = {
     "language-modeling-masked": Run(
         "language-modeling", "austen", model="bert-tiny", technique="full", rows=1_500, eval_rows=150, steps=300
     ),
+    "token-classification": Run(
+        "token-classification",
+        "wnut-tweets",
+        model="minilm",
+        technique="full",
+        rows=3_000,
+        eval_rows=400,
+        steps=400,
+        batch_size=16,
+        max_length=128,
+        settings=("learning_rate=2e-4",),
+    ),
+    "question-answering": Run(
+        "question-answering",
+        "population-qa-hard",
+        model="minilm",
+        technique="full",
+        rows=3_000,
+        eval_rows=400,
+        steps=200,
+        batch_size=16,
+        settings=("learning_rate=2e-4", "question-answering.stride=64"),
+    ),
     "language-modeling-vi": Run("language-modeling", "libreoffice-vi", rows=480, eval_rows=80, steps=12, batch_size=4),
 }
 
@@ -123,7 +146,7 @@ def show(artifact: Path, run: Run, folder: Path) -> None:
     """Print what the model writes for the first rows of the data set, beside what stands there."""
     from tunesmith import assets
 
-    if run.task == "language-modeling":
+    if run.technique == "full":  # the others write
         return
     rows = assets.fetch(run.data).read_text(encoding="utf-8").split("\n")[:3]
     (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
