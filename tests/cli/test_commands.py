@@ -203,7 +203,7 @@ def test_train_leaves_what_the_design_says(trained: Any) -> None:
 
 
 def test_train_talks_on_stderr_only(trained: Any) -> None:
-    assert "held out" in trained.answer.err
+    assert "only measured" in trained.answer.err
     assert "bitfit" in trained.answer.err
     warnings = [line for line in trained.answer.err.lower().splitlines() if "warning" in line]
     assert len(warnings) == 1
