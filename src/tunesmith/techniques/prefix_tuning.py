@@ -123,7 +123,10 @@ class PrefixTuning(Technique):
         base: Any = backbone.base
         stacks = [base]
         if backbone.kind == "encoder-decoder":
-            stacks = [getattr(base, "get_encoder", lambda: base.encoder)(), getattr(base, "get_decoder", lambda: base.decoder)()]
+            stacks = [
+                getattr(base, "get_encoder", lambda: base.encoder)(),
+                getattr(base, "get_decoder", lambda: base.decoder)(),
+            ]
         inside = [{id(module) for module in stack.modules()} for stack in stacks]
         return [
             (stack, [i for i, site in enumerate(self.sites) if id(site.module) in members])
