@@ -409,6 +409,26 @@ def test_the_loss_by_hand_does_not_depend_on_padding_or_the_question() -> None:
     assert float(task.loss(_Outputs(logits), batch)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_windows_that_miss_their_answer_weigh_less_in_training_alone() -> None:
+    """Weights by hand; a row without any answer misses nothing, and what is measured is not weighted."""
+    context = " ".join(WORDS)
+    task = fitted(missed_weight=0.25, stride=0)
+    features = [*encode(task, row(context, WORDS[0]), 24), *encode(task, row("the film was dull"), 24)]
+    held = [answer_of(each, context) is not None for each in features[:-1]]
+    assert held.count(True) == 1 and len(held) > 2
+    batch = task.collate(features, 0, np.random.default_rng(0))
+    assert batch["weights"].tolist() == [1.0 if hit else 0.25 for hit in held] + [1.0]
+    assert task.units(batch) == 2 + 0.25 * (len(held) - 1)
+    assert "weights" not in task.model_inputs(batch)
+    logits = torch.randn(len(features), batch["input_ids"].shape[1], 2, generator=torch.Generator().manual_seed(0))
+    outputs = _Outputs(logits)
+    table = logits.masked_fill(~batch["candidates"][..., None], -math.inf).log_softmax(1)
+    each = -torch.stack([table[i, batch["labels"][i], [0, 1]].mean() for i in range(len(features))])
+    assert torch.allclose(task.loss(outputs, batch), (each * batch["weights"]).sum())
+    assert "weights" not in task.collate(features, 0)
+    assert "weights" not in fitted(stride=0).collate(features, 0, np.random.default_rng(0))
+
+
 def test_the_loss_is_transformers_loss_where_every_position_is_a_candidate() -> None:
     config = transformers.BertConfig(
         vocab_size=90, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16

@@ -56,6 +56,11 @@ class QuestionAnsweringOptions(BaseOptions):
         None,
         description="a row is unanswerable when the null position beats its best span by more (in nats); default: chosen on validation rows",
     )
+    missed_weight: float = Field(
+        1.0,
+        gt=0,
+        description="in training, weight of a window that does not hold its row's answer; below 1 where contexts make many windows",
+    )
     offsets: Literal["check", "mend"] = Field(
         "check", description="an answer that is not at its answer_start: an error, or taken from the nearest place"
     )
@@ -75,6 +80,7 @@ class QuestionAnswering(Task):
     """Rows with `question`, `context` and `answers`."""
 
     Options = QuestionAnsweringOptions
+    code_version = 2
     required: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     optional: ClassVar[tuple[str, ...]] = ("id", "answer_start", "is_impossible")
     inputs: ClassVar[tuple[str, ...]] = ("question", "context")
@@ -262,6 +268,7 @@ class QuestionAnswering(Task):
             nothing = self.null(len(joined)) - lead
             start, end = next(inside, (nothing, nothing))
             feature["labels"] = np.asarray([lead + start, lead + end], np.int32)
+            feature["missed"] = np.int8(bool(targets) and start == nothing)
         return feature
 
     def collate(self, features: Sequence[Features], pad_id: int, rng: np.random.Generator | None = None) -> Batch:
@@ -274,11 +281,14 @@ class QuestionAnswering(Task):
             batch["candidates"][i, self.null(len(feature["input_ids"]))] = True
         if "labels" in features[0]:
             batch["labels"] = torch.from_numpy(np.stack([each["labels"] for each in features]).astype(np.int64))
+            if rng is not None and self.options.missed_weight != 1:
+                missed = torch.tensor([bool(each["missed"]) for each in features])
+                batch["weights"] = torch.where(missed, self.options.missed_weight, 1.0)
         return batch
 
     def model_inputs(self, batch: Batch) -> Batch:
         """Token ids, mask and segments."""
-        return {name: value for name, value in batch.items() if name not in ("labels", "candidates")}
+        return {name: value for name, value in batch.items() if name not in ("labels", "candidates", "weights")}
 
     # ---- loss, metrics, predictions
 
@@ -289,12 +299,13 @@ class QuestionAnswering(Task):
         return outputs
 
     def units(self, batch: Batch) -> float:
-        """Windows."""
-        return float(len(batch["labels"]))
+        """Windows, those that miss their answer by their weight."""
+        return float(batch["weights"].sum()) if "weights" in batch else float(len(batch["labels"]))
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Mean of the cross-entropies of start and end, summed over windows."""
-        return F.nll_loss(log_probabilities(outputs, batch), batch["labels"], reduction="sum") / 2
+        """Mean of the cross-entropies of start and end, summed over windows by their weight."""
+        each = F.nll_loss(log_probabilities(outputs, batch), batch["labels"], reduction="none").mean(1)
+        return (each * batch["weights"]).sum() if "weights" in batch else each.sum()
 
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
