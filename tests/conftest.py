@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from command_line import Cli, call
 from tunesmith import processes
+
+with suppress(ImportError):
+    import setuptools  # noqa: F401  (before anything imports the standard library's distutils, which it replaces: BOFT needs it)
 
 os.environ["TUNESMITH_STRICT"] = "1"  # a fault of one of the doctor's checks fails a test, and never a run
 

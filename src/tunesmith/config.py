@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
+from tunesmith.options import Options as Options  # every option set imports it from here
+from tunesmith.stream import StreamOptions
 
 Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
 NEW = "new:"  # models that start from random weights
@@ -60,12 +62,6 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deep") from error
-
-
-class Options(BaseModel):
-    """Base of every option set: unknown keys are errors, and values are checked on assignment."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingOptions(Options):
@@ -125,7 +121,11 @@ class RunConfig(Options):
     )
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
     objective: str = Field("supervised", description="what is minimised")
-    strategy: str = Field("none", description="how earlier tasks are kept")
+    stream: StreamOptions | None = Field(
+        None, description="stages to learn one after the other, instead of task and train"
+    )
+    strategy: str = Field("none", description="how earlier stages are kept")
+    continue_from: str | None = Field(None, description="a finished run whose stages come before these")
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
@@ -248,6 +248,8 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
     """
     settings = merge(raw)
     problems: list[tuple[str, str]] = []
+    if isinstance(settings.get("stream"), str):
+        settings["stream"] = merge(read_file(settings["stream"]))
     sections: dict[str, dict[str, Any]] = {}
     for key in list(settings):
         if key in cls.model_fields and key != "options":
@@ -313,6 +315,8 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
                 registry.resolve(kind, str(value))
             except ConfigError as error:
                 problems += [(plural, message) for _, message in error.problems]
+    if config is not None and config.stream is not None:
+        problems += _streams(config, sections)
     for name, values in sections.items():
         for owner in registry.families_of(name):
             options = registry.load(owner.kind, owner.name).Options
@@ -324,6 +328,29 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         raise ConfigError(problems)
     config.options = checked
     return config
+
+
+def _streams(config: RunConfig, sections: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """What is wrong with the tasks of a stream; their option sets are added to those that are checked."""
+    found = [
+        (name, "is given together with stream, whose stages name their rows.")
+        for name in ("train", "validation", "eval")
+        if getattr(config, name)
+    ]
+    for number, stage in enumerate(config.stream.stages if config.stream else ()):
+        for task in stage.tasks:
+            path = f"stream.stages.{number}.{task.name}"
+            try:
+                name = registry.resolve("task", task.task).name
+            except ConfigError as error:
+                found += [(f"{path}.task", message) for _, message in error.problems]
+                continue
+            sections.setdefault(name, {})
+            try:
+                registry.load("task", name).Options.model_validate(task.options)
+            except ValidationError as error:
+                found += explain(error, registry.load("task", name).Options, f"{path}.options")
+    return found
 
 
 def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

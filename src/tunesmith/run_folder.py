@@ -2,10 +2,11 @@
 
 OUTPUT/config.yaml       resolved; running it again gives the same run
 OUTPUT/metrics.jsonl     one object a logged step or evaluation
-OUTPUT/predictions.jsonl one object an eval row, from the reloaded artifact
+OUTPUT/predictions.jsonl one object an eval row, from the reloaded artifact (of a stream: predictions/TASK.jsonl)
 OUTPUT/result.json       scores, costs, provenance; written last
 OUTPUT/checkpoints/      resumable states
 OUTPUT/artifact/         what evaluate, predict and export take
+OUTPUT/stages/           of a stream: what each finished stage measured, and what its strategy keeps
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith.artifacts.verify import predictions_file
 from tunesmith.cache.store import key_of
 from tunesmith.config import RunConfig
 from tunesmith.console import say
@@ -81,17 +83,38 @@ def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any
     return named
 
 
+def materialise_stream(folder: Path, stream: Any) -> Any:
+    """A stream whose stages hold Python objects as rows, with files of the run in their place."""
+    from tunesmith.data.sources import write_objects
+
+    if not isinstance(stream, Mapping):
+        return stream
+
+    def placed(task: Mapping[str, Any], name: str) -> dict[str, Any]:
+        found = dict(task)
+        for role in ("train", "validation", "eval"):
+            if found.get(role) is not None and not isinstance(found[role], (str, Path)):
+                found[role] = str(write_objects(found[role], folder / "data" / f"{name}-{role}.jsonl"))
+        return found
+
+    stages = []
+    for number, stage in enumerate(stream.get("stages") or []):
+        tasks = [placed(task, f"{number}-{place}") for place, task in enumerate(stage.get("tasks") or [])]
+        stages.append({**placed(stage, str(number)), **({"tasks": tasks} if tasks else {})})
+    return {**stream, "stages": stages}
+
+
 def clear_folder(folder: Path) -> None:
     """Remove an earlier run."""
     for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "artifact"):
+    for name in ("checkpoints", "artifact", "stages", "predictions"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def resume_step(folder: Path) -> int:
+def resume_step(checkpoints: Path) -> int:
     """Step of the newest checkpoint that can be read, 0 without one."""
-    state = checkpoint.newest(folder / "checkpoints")
+    state = checkpoint.newest(checkpoints)
     return int(state["fit"]["steps"]) if state is not None else 0
 
 
@@ -108,17 +131,24 @@ def write_config(folder: Path, config: RunConfig) -> None:
 def resolved(config: RunConfig) -> RunConfig:
     """A copy with the absolute paths of local files."""
     plain = config.model_copy(deep=True)
-    for name in ("model", "train", "validation", "eval", "output"):
-        value = getattr(plain, name)
+    places: list[tuple[Any, str]] = [
+        (plain, name) for name in ("model", "train", "validation", "eval", "output", "continue_from")
+    ]
+    tasks = [task for stage in plain.stream.stages for task in stage.tasks] if plain.stream else []
+    places += [(task, name) for task in tasks for name in ("train", "validation", "eval")]
+    for owner, name in places:
+        value = getattr(owner, name)
         if value and not value.startswith("asset:") and Path(value).exists():
-            setattr(plain, name, str(Path(value).resolve()))
+            setattr(owner, name, str(Path(value).resolve()))
     return plain
 
 
-def write_predictions(folder: Path, scored: Any) -> None:
-    """predictions.jsonl: what the reloaded artifact says of every eval row."""
+def write_predictions(folder: Path, scored: Any, task: str = "") -> None:
+    """What the reloaded artifact says of every eval row."""
     lines = [json.dumps({**a.shown, "raw": list(a.numbers)}, ensure_ascii=False) for a in scored.answers]
-    write_text(folder / "predictions.jsonl", "".join(line + "\n" for line in lines))
+    path = predictions_file(folder, task)
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

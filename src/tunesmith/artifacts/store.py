@@ -7,6 +7,8 @@ artifact/
   model.safetensors, config.json                   technique `full` or a merged model: opens in plain transformers
   adapter_config.json, adapter_model.safetensors   techniques that peft has: opens in plain peft
   trained.safetensors                              the other techniques: what was trained, head included
+  heads.safetensors                                further heads, as HEAD::parameter
+  columns.safetensors                              of strategy progressive: every column, and what leads from one to the next
 """
 
 from __future__ import annotations
@@ -15,47 +17,78 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tunesmith import registry
 from tunesmith.artifacts.card import card
 from tunesmith.cache import store
 from tunesmith.config import RunConfig
 from tunesmith.errors import ArtifactError, SaveError
+from tunesmith.models.columns import Columns
+from tunesmith.models.heads import Heads
 from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate, positions
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Task
-from tunesmith.techniques._base import Technique
+from tunesmith.techniques._base import Technique, load_tensors
 
 INFO = "tunesmith.json"
+HEADS_FILE = "heads.safetensors"
 SCHEMA = 1
 
 
 @dataclass
-class Opened:
-    """An artifact ready for use."""
+class Reading:
+    """A head of a model: the task that reads through it, and the tokens a row is cut to."""
 
-    loaded: Loaded
     task: Task
+    max_length: int
+
+
+@dataclass
+class Opened:
+    """An artifact ready for use. `loaded` and `task` are those of its first head."""
+
+    heads: Heads
+    readings: dict[str, Reading]
     technique: Technique
     info: dict[str, Any]
     folder: Path
 
+    @property
+    def loaded(self) -> Loaded:
+        """The model under the first head."""
+        return self.heads.first
+
+    @property
+    def task(self) -> Task:
+        """The task of the first head."""
+        return next(iter(self.readings.values())).task
+
 
 def save(
     folder: Path,
-    loaded: Loaded,
-    task: Task,
+    heads: Heads,
+    readings: Mapping[str, Reading],
     technique: Technique,
     config: RunConfig,
-    max_length: int,
     notes: dict[str, Any],
 ) -> Path:
     """Write the artifact beside its final place, flush it, then rename.
+
+    Args:
+        folder: its final place.
+        heads: the models; the first is what the technique exports.
+        readings: what reads through each of them, in the same order.
+        technique: what was attached.
+        config: the run's.
+        notes: further entries of tunesmith.json.
 
     Raises:
         SaveError: the disk is full or not writable; nothing half-written stays.
@@ -64,8 +97,13 @@ def save(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+        loaded, (first, *others) = heads.first, readings.items()
+        task = first[1].task
         technique.export(loaded.backbone, temporary, loaded.source.path)
         loaded.tokenizer.save_pretrained(temporary)
+        if others:
+            further = {name: p.detach().float().cpu().clone() for name, p in heads.further()}
+            save_file(further, str(temporary / HEADS_FILE), metadata={"format": "pt"})
         info = {
             "schema_version": SCHEMA,
             "task": task.name,
@@ -77,11 +115,23 @@ def save(
             "base_model": {"name": loaded.source.name, "path": loaded.source.path, "sha256": loaded.source.sha256},
             "model_class": type(loaded.model).__name__,
             "head": list(loaded.backbone.head_names),
-            "max_length": max_length,
+            "head_name": first[0],
+            "further_heads": {
+                name: {
+                    "task": each.task.name,
+                    "task_options": each.task.options.model_dump(mode="json"),
+                    "task_state": each.task.state_dict(),
+                    "max_length": each.max_length,
+                }
+                for name, each in others
+            },
+            "max_length": first[1].max_length,
             "trust_remote_code": config.trust_remote_code,
             "seed": config.seed,
             **notes,
         }
+        if heads.columns is not None:
+            info["columns"] = heads.columns.save(temporary)
         (temporary / "README.md").write_text(card(info), encoding="utf-8")
         info["files"] = {p.name: store.file_sha256(p) for p in sorted(temporary.glob("*.safetensors"))}
         (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -155,30 +205,55 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     info = read_info(Path(path))
     folder = Path(info["folder"])
     check_files(folder, info)
-    task_class = registry.load("task", info["task"])
-    task = task_class(task_class.Options.model_validate(info["task_options"]))
-    task.load_state_dict(info["task_state"])
+    first = str(info.get("head_name", ""))
+    readings = {first: _reading(info), **{n: _reading(each) for n, each in info.get("further_heads", {}).items()}}
     technique_class = registry.load("technique", info["technique"])
     technique = technique_class(
         technique_class.Options.model_validate(info["technique_options"]), registry.split_name(info["technique"])[1]
     )
-    trust = bool(info["trust_remote_code"])
+    trust, seed = bool(info["trust_remote_code"]), int(info["seed"])
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"
     source = own if whole else _base(info)
     tokenizer = load_tokenizer(own, trust_remote_code=trust)
-    loaded = load_model(source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=int(info["seed"]))
-    if not whole:
+
+    def opened(task: Task) -> Loaded:
+        return load_model(source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed)
+
+    loaded = opened(readings[first].task)
+    if whole:
+        base = info["base_model"]
+        loaded.source = Source(str(base["name"]), str(base["path"]), str(base["sha256"]))
+        loaded.backbone.head_names = tuple(info["head"])
+    else:
         if info["head"] != list(loaded.backbone.head_names):
             raise ArtifactError(
                 f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {list(loaded.backbone.head_names)}."
             )
-        torch.manual_seed(derive(int(info["seed"]), "attach"))
+        torch.manual_seed(derive(seed, "attach"))
         technique.attach(loaded.backbone)
     technique.restore(loaded.backbone, folder)
-    loaded.model.eval()
-    task.positions = positions(loaded, technique.extra_positions(loaded.backbone))
-    return Opened(loaded, task, technique, info, folder)
+    heads = Heads(first, loaded)
+    for name, reading in list(readings.items())[1:]:
+        added = heads.place(name, reading.task, partial(opened, reading.task))
+        if added is not None:
+            technique.join(added.backbone)
+    if len(readings) > 1:
+        further = dict(heads.further())
+        load_tensors(further, load_file(str(folder / HEADS_FILE)), set(further), folder)
+    if "columns" in info:
+        heads.columns = Columns.load(heads, folder, info["columns"])
+    for name, reading in readings.items():
+        heads[name].model.eval()
+        reading.task.positions = positions(heads[name], technique.extra_positions(loaded.backbone))
+    return Opened(heads, readings, technique, info, folder)
+
+
+def _reading(info: Mapping[str, Any]) -> Reading:
+    task_class = registry.load("task", info["task"])
+    task = task_class(task_class.Options.model_validate(info["task_options"]))
+    task.load_state_dict(info["task_state"])
+    return Reading(task, int(info["max_length"]))
 
 
 def _base(info: dict[str, Any]) -> Source:

@@ -11,15 +11,16 @@ from typing import Any, get_args
 import torch
 
 from tunesmith.artifacts.store import Opened, open_artifact
-from tunesmith.cache.ragged import RaggedColumn, RaggedRows
+from tunesmith.cache.ragged import ListedColumn, RaggedRows
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode, located, refuse_nothing
-from tunesmith.errors import DataError, SaveError, UserError, called
+from tunesmith.errors import DataError, SaveError, UserError, called, unknown
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
+AUTO = "auto"  # in place of a head's name: each row by the surest
 CODE_TASKS = ("language-modeling", "instruction")
 BLOCK = 2000  # rows predicted at a time
 
@@ -35,12 +36,36 @@ class Artifact:
 
     def __init__(self, opened: Opened, device: torch.device, batch_size: int = 64) -> None:
         self.opened, self.device, self.batch_size = opened, device, batch_size
-        opened.loaded.model.to(device)
+        self.head, self.unsure = next(iter(opened.readings)), False
+        for loaded in opened.heads.loaded.values():
+            loaded.model.to(device)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names that `choose` takes, with the head behind each: heads, and the tasks of a stream."""
+        return {**{name: name for name in self.opened.readings}, **self.opened.info.get("parts", {})}
+
+    def choose(self, name: str) -> Artifact:
+        """Read through the head of this name (of a stream: a task's name) from now on; `auto` answers each row by the surest head.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in (AUTO, *self.names):
+            raise UserError(unknown("head", name, [AUTO, *self.names]))
+        self.unsure = name == AUTO
+        self.head = next(iter(self.opened.readings)) if self.unsure else self.names[name]
+        return self
 
     @property
     def model(self) -> Any:
         """The transformers model."""
-        return self.opened.loaded.model
+        return self.opened.heads[self.head].model
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row is cut to."""
+        return self.opened.readings[self.head].max_length
 
     @property
     def tokenizer(self) -> Any:
@@ -50,13 +75,12 @@ class Artifact:
     @property
     def task(self) -> Any:
         """The task it was trained for."""
-        return self.opened.task
+        return self.opened.readings[self.head].task
 
     def score(self, rows: sources.Rows, title: str = "evaluate") -> Scored:
         """Metrics and predictions on labelled rows."""
-        max_length = int(self.opened.info["max_length"])
-        encoded = encode(self.task, rows, self.tokenizer, max_length)
-        refuse_nothing(encoded, rows, max_length)
+        encoded = encode(self.task, rows, self.tokenizer, self.max_length)
+        refuse_nothing(encoded, rows, self.max_length)
         return evaluate(
             self.model,
             self.task,
@@ -120,36 +144,45 @@ class Artifact:
         """
         if not rows:
             return []
+        if self.unsure:
+            return self._surest(rows, source, first)
+        return [{**row, **answer.shown} for row, answer in zip(rows, self._answers(rows, source, first), strict=True)]
+
+    def _surest(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
+        """Every row answered by the head that is furthest above chance, which `head` names: the task is not known."""
+        names = {head: name for name, head in reversed(self.opened.info.get("parts", {}).items())}
+        best: list[tuple[float, dict[str, Any]] | None] = [None] * len(rows)
+        before = self.head
+        for head, reading in self.opened.readings.items():
+            needed = [n for n in reading.task.required if n not in reading.task.targets]
+            if not all(n in rows[0] or reading.task.stand_ins.get(n) in rows[0] for n in needed):
+                continue
+            self.head = head
+            for i, answer in enumerate(self._answers(rows, source, first)):
+                sure = reading.task.sureness(answer)
+                found = best[i]
+                if sure is not None and (found is None or sure > found[0]):
+                    best[i] = (sure, {**answer.shown, "head": names.get(head, head)})
+        self.head = before
+        if any(found is None for found in best):
+            raise UserError(
+                f"no head of the artifact says how sure it is of these rows; name one with --head ({', '.join(self.names)})."
+            )
+        return [{**row, **found[1]} for row, found in zip(rows, best, strict=True) if found is not None]
+
+    def _answers(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[Any]:
+        """What the chosen head says of each row."""
         asked = [_inputs(row, self.task, f"{source}, row {first + i + 1}") for i, row in enumerate(rows)]
-        encoded = self.task.encode(asked, self.tokenizer, int(self.opened.info["max_length"]))
+        encoded = self.task.encode(asked, self.tokenizer, self.max_length)
         named = sources.Rows(asked, source, "", range(first + 1, first + len(asked) + 1))
         features = [{**feature, "row": i} for i, several in located(encoded, named, 0) for feature in several]
         names = features[0] if features else ()
-        columns = {name: _Listed([f[name] for f in features]) for name in names}
+        columns = {name: ListedColumn([f[name] for f in features]) for name in names}
         scored = evaluate(
             self.model, self.task, asked, RaggedRows(columns), batch_size=self.batch_size, device=self.device,
             pad_id=self.tokenizer.pad_token_id, title="predict", predicting=True,
         )  # fmt: skip
-        return [{**row, **answer.shown} for row, answer in zip(rows, scored.answers, strict=True)]
-
-
-class _Listed(RaggedColumn):
-    """Rows held in a list, for predictions that are not worth a cache entry."""
-
-    def __init__(self, rows: list[Any]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.rows[index]
-
-    @property
-    def lengths(self) -> Any:
-        import numpy as np
-
-        return np.asarray([len(row) for row in self.rows])
+        return list(scored.answers)
 
 
 def _inputs(row: Mapping[str, Any], task: Any, where: str) -> dict[str, Any]:
@@ -185,7 +218,7 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", ba
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
     opened = open_artifact(folder)
     if kinds[dtype] != torch.float32:
-        for parameter in opened.loaded.model.parameters():
+        for parameter in opened.heads.parameters():
             parameter.data = parameter.data.to(kinds[dtype])
     return Artifact(opened, pick_device(device), batch_size)
 

@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tunesmith import processes
+from tunesmith.artifacts.store import read_info
 from tunesmith.artifacts.use import load
 from tunesmith.config import RunConfig, build, read_file
 from tunesmith.data.splits import load_roles
 from tunesmith.errors import VerificationError
+from tunesmith.stream import StageTask, file_name, for_task, stages_of
 
 BOUND = 1e-4  # largest difference of a score; fp32 sums in another batch order differ by about 1e-6
+
+
+def predictions_file(folder: Path, task: str = "") -> Path:
+    """Where a run's answers to eval rows lie: predictions.jsonl, of a stream predictions/TASK.jsonl."""
+    return folder / "predictions" / f"{task}.jsonl" if task else folder / "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A task that a run measured.
+
+    Attributes:
+        file: the name of its predictions file, "" for a plain run's.
+        spec: its rows.
+        head: what they are read through.
+    """
+
+    file: str
+    spec: StageTask
+    head: str
+
+
+def tasks_of(folder: Path) -> list[Measured]:
+    """What a run measured, in the order of its stages; those of a run that it continues come first."""
+    config, info = build(RunConfig, read_file(folder / "config.yaml")), read_info(folder / "artifact")
+    if config.stream is None and config.continue_from is None:
+        return [Measured("", spec, info["head_name"]) for stage in stages_of(config) for spec in stage.tasks]
+    return [Measured(file_name(spec.name), spec, info["parts"][spec.name]) for spec in _specs(config)]
+
+
+def _specs(config: RunConfig) -> list[StageTask]:
+    own = [spec for stage in stages_of(config) for spec in stage.tasks]
+    if config.continue_from is None:
+        return own
+    before = build(RunConfig, read_file(Path(config.continue_from) / "config.yaml"))
+    return [*_specs(before), *own]
 
 
 def verify_run(folder: Path) -> dict[str, Any]:
@@ -23,10 +63,24 @@ def verify_run(folder: Path) -> dict[str, Any]:
     Raises:
         VerificationError: a prediction or score differs.
     """
-    found = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(folder)})
-    saved = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()][
-        : found["rows"]
-    ]
+    tasks = tasks_of(folder)
+    asked = [{"file": each.file, "spec": each.spec.model_dump(mode="json"), "head": each.head} for each in tasks]
+    found = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(folder), "tasks": asked})
+    rows, largest = 0, 0.0
+    for each, again in zip(tasks, found["tasks"], strict=True):
+        rows += int(again["rows"])
+        largest = max(largest, compare(folder, each.file, again))
+    return {"rows": rows, "largest_difference": largest}
+
+
+def compare(folder: Path, file: str, found: Mapping[str, Any]) -> float:
+    """The largest difference of a score between a run's predictions and those made anew.
+
+    Raises:
+        VerificationError: a prediction or score differs.
+    """
+    text = predictions_file(folder, file).read_text(encoding="utf-8")
+    saved = [json.loads(line) for line in text.splitlines()][: found["rows"]]
     before = np.asarray([np.ravel(row["raw"]) for row in saved], np.float64)
     after = np.asarray([np.ravel(raw) for raw in found["raw"]], np.float64)
     if before.shape != after.shape:
@@ -46,20 +100,23 @@ def verify_run(folder: Path) -> dict[str, Any]:
             f"the artifact of `{folder}` does not score what was measured: {changed} of {len(saved)} predictions and scores up to "
             f"{largest:.2e} differ (bound {BOUND:g})."
         )
-    return {"rows": len(saved), "largest_difference": largest}
+    return largest
 
 
 def rescore(payload: dict[str, Any]) -> dict[str, Any]:
-    """In the fresh process: predictions and scores of the first eval rows."""
+    """In the fresh process: predictions and scores of the first eval rows of every task."""
     folder = Path(payload["run"])
     config = build(RunConfig, read_file(folder / "config.yaml"))
     artifact = load(folder / "artifact", device=config.device, batch_size=config.eval_batch_size)
-    roles = load_roles(config, artifact.task)
-    rows = roles.eval.select(range(min(artifact.task.verify_rows, len(roles.eval))), "verify")
-    scored = artifact.score(rows, title="verify")
-    return {
-        "rows": len(rows),
-        "predictions": [answer.shown["prediction"] for answer in scored.answers],
-        "raw": [list(answer.numbers) for answer in scored.answers],
-        "metrics": scored.metrics,
-    }
+    found = []
+    for asked in payload["tasks"]:
+        artifact.choose(asked["head"])
+        roles = load_roles(for_task(config, StageTask.model_validate(asked["spec"])), artifact.task)
+        rows = roles.eval.select(range(min(artifact.task.verify_rows, len(roles.eval))), "verify")
+        scored = artifact.score(rows, title="verify")
+        found.append({
+            "rows": len(rows),
+            "predictions": [answer.shown["prediction"] for answer in scored.answers],
+            "raw": [list(answer.numbers) for answer in scored.answers],
+        })  # fmt: skip
+    return {"tasks": found}

@@ -39,6 +39,24 @@ class RaggedColumn:
         return np.ones(len(self), np.int64) if self.offsets is None else np.diff(self.offsets)
 
 
+class ListedColumn(RaggedColumn):
+    """Rows held in a list, where they are not worth a cache entry."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+    @property
+    def lengths(self) -> Any:
+        """Elements of each row."""
+        return np.asarray([len(row) for row in self.rows])
+
+
 class RaggedRows:
     """Named columns of one data set; `rows[i]` is a mapping from column to the row's array."""
 

@@ -10,6 +10,9 @@ import typer
 from tunesmith.cli import flags as f
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact folder, or the folder of a finished run")]
+Head = Annotated[
+    str | None, typer.Option(help="of a stream: the task whose head reads the rows; auto: the surest head for each")
+]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
 
 
@@ -23,6 +26,7 @@ def evaluate(
     artifact: Folder,
     data: Data,
     columns: f.Columns = None,
+    head: Head = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -40,6 +44,7 @@ def evaluate(
 
     quiet_libraries()
     opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    opened = opened.choose(head) if head else opened
     metrics = opened.evaluate(data, f.pairs(columns), allow_code_execution=allow_code_execution)
     content = {
         "artifact": artifact,
@@ -62,6 +67,7 @@ def predict(
     data: Data,
     output: Annotated[str, typer.Option("--output", "-o", help="JSONL file to write")],
     columns: f.Columns = None,
+    head: Head = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -76,6 +82,7 @@ def predict(
 
     quiet_libraries()
     opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    opened = opened.choose(head) if head else opened
     count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
     if json:
         f.emit({"artifact": artifact, "data": data, "output": output, "rows": count})

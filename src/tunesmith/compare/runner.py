@@ -26,8 +26,8 @@ from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import ModelError, SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.metrics import higher_is_better
-from tunesmith.run import DEFAULT_EPOCHS
 from tunesmith.run_folder import config_sha256, materialise, write_json, write_text
+from tunesmith.stage import DEFAULT_EPOCHS
 
 SCHEMA = 1
 EVALUATIONS = 4  # points of the learning curve of each run

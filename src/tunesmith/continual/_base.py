@@ -1,16 +1,22 @@
 """The contract of a strategy. Every hook has a default that does nothing.
 
-before_stage -> [ task_losses -> backward -> after_backward -> optimiser step -> after_step ]* -> after_stage
+    plan_stream                                                                          once, before anything is read
+    before_stage -> [ extra_batches -> backward -> after_backward -> penalty -> clipping, optimiser step -> after_step ]*
+                 -> after_stage                                                          for every stage
+
+What a strategy needs of the run (parameters and their gradients, rows, the model of the stage before, a training loop of its own)
+it reaches through the `session`, never by import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
+from torch import nn
 
 from tunesmith.config import Options
+from tunesmith.stream import Stage
 
 
 class Strategy:
@@ -18,29 +24,48 @@ class Strategy:
 
     family: ClassVar[str] = "strategy"
     Options: ClassVar[type[Options]] = Options
+    trains_earlier_heads: ClassVar[bool] = False
+    """Whether heads that the stage's own rows do not use go on learning (from a memory, or from what they said before)."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
-    def before_stage(self, session: Any) -> None:
-        """Called before the first step of a stage."""
+    def plan_stream(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages as they are trained (`joint` makes one of all)."""
+        return list(stages)
 
-    def task_losses(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One loss from the losses of the tasks in a batch."""
-        values = list(losses.values())
-        return values[0] if len(values) == 1 else torch.stack(values).sum()
+    def before_model(self, heads: Any, stage_number: int, parts: Mapping[str, Any]) -> None:
+        """Called with the stage's heads in place and the technique attached, before anything is set up to learn.
+
+        Raises:
+            TechniqueError: the strategy cannot keep such a stage.
+        """
+
+    def before_stage(self, session: Any) -> None:
+        """Called before the first step of a stage; `session.stage_number` counts from 0."""
+
+    def extra_batches(self, session: Any, passes: Sequence[Any]) -> list[Any]:
+        """Further forward passes (`Pass`) of the coming step beside its own, each with its `part` and `weight`."""
+        return []
 
     def after_backward(self, session: Any) -> None:
-        """Called with the raw task gradient in place, before clipping."""
+        """Called with the raw gradient of the losses in the masters, before penalty and clipping."""
+
+    def penalty(self, session: Any) -> None:
+        """Add the gradient of a penalty on the parameters to the masters' gradients."""
 
     def after_step(self, session: Any) -> None:
         """Called when the parameters have changed."""
 
     def after_stage(self, session: Any) -> None:
-        """Called after the last step of a stage."""
+        """Called after the last step of a stage, with the weights that are kept."""
+
+    def modules(self) -> Mapping[str, nn.Parameter]:
+        """Parameters of its own that learn along."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """What the next stage and a checkpoint must know, as tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

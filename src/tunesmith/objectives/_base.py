@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from tunesmith.config import Options
 from tunesmith.tasks._base import Batch, Task
+
+
+class Pass(Protocol):
+    """What of a forward pass an objective sees (`training.feed.Pass`)."""
+
+    task: Task
+    model: Any
+    batch: Batch
+    rows: Any
 
 
 class Objective(ABC):
@@ -25,5 +34,5 @@ class Objective(ABC):
         return set()
 
     @abstractmethod
-    def loss(self, model: Any, task: Task, batch: Batch) -> torch.Tensor:
-        """Loss summed over units."""
+    def loss(self, each: Pass) -> torch.Tensor:
+        """Loss of one forward pass, summed over its units."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from tunesmith.objectives._base import Objective
-from tunesmith.tasks._base import Batch, Task
+from tunesmith.objectives._base import Objective, Pass
 
 
 class Supervised(Objective):
     """Loss of the model's outputs against the batch's labels."""
 
-    def loss(self, model: Any, task: Task, batch: Batch) -> torch.Tensor:
+    def loss(self, each: Pass) -> torch.Tensor:
         """One forward pass and the task's loss."""
-        return task.loss(task.forward(model, batch), batch)
+        return each.task.loss(each.task.forward(each.model, each.batch), each.batch)

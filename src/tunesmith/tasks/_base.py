@@ -19,6 +19,7 @@ import torch
 
 from tunesmith.config import Options
 from tunesmith.data.sources import Rows
+from tunesmith.errors import DataError
 from tunesmith.metrics import higher_is_better
 
 Batch = dict[str, torch.Tensor]
@@ -84,6 +85,8 @@ class Task(ABC):
     default_max_length: ClassVar[int] = 256
     code_version: ClassVar[int] = 1
     """Part of the cache key of encoded rows: raise it when `encode` changes."""
+    made_of_text: ClassVar[bool] = False
+    """Whether a row's input is one text, so that a language model can make rows up (`text_of`, `row_of_text`, `with_answer`)."""
     verify_rows: ClassVar[int] = 1000
     """At most this many eval rows are scored again when an artifact is verified."""
 
@@ -117,6 +120,30 @@ class Task(ABC):
     @abstractmethod
     def check(self, rows: Rows, role: str) -> None:
         """Refuse rows that do not fit what `fit` learned, naming the first of them."""
+
+    def extend(self, train: Rows) -> None:
+        """Learn further labels from the rows of a later stage; those that are known keep their numbers.
+
+        Raises:
+            DataError: this task has no labels to add.
+        """
+        raise DataError(f"{self.name} has no labels, so its head cannot be extended; use head: shared or own.")
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """A row's input as one text, where that is all there is to it (`made_of_text`)."""
+        raise NotImplementedError
+
+    def row_of_text(self, text: str) -> dict[str, Any] | None:
+        """The row, without targets, whose input a text is; None where it makes none."""
+        raise NotImplementedError
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """A row with a model's answer as its target."""
+        raise NotImplementedError
+
+    def sureness(self, answer: Answer) -> float | None:
+        """How far an answer's probability is above chance, 0 to 1, comparable between heads; None where it says nothing."""
+        return None
 
     def chooses(self, train: Rows) -> bool:
         """Whether something of the task itself is chosen on validation rows (`tune`)."""
@@ -214,6 +241,17 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The supervised loss as a sum over the batch's units, in fp32."""
+
+    @abstractmethod
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Logits [n, K] of the n choices that the loss is about (rows, tokens, borders of answers), for a loss between distributions."""
+
+    def sampled_loss(self, outputs: Any, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """-log p of targets drawn from the model's own distribution, summed: what the Fisher information is about."""
+        logits = self.distribution(outputs, batch).float()
+        with torch.no_grad():
+            drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).squeeze(-1).to(logits.device)
+        return torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
 
     @abstractmethod
     def read(

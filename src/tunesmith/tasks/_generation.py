@@ -147,6 +147,11 @@ class GenerationTask(Task):
         """Cross-entropy summed over supervised tokens."""
         return token_loss(outputs.logits, batch["labels"])
 
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Over the vocabulary, at every supervised token."""
+        logits: torch.Tensor = outputs.logits
+        return logits
+
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
     ) -> list[tuple[TokenScore | None, str | None]]:

@@ -267,6 +267,11 @@ class LanguageModeling(Task):
         """Cross-entropy summed over predicted tokens."""
         return token_loss(outputs.logits, batch["labels"])
 
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Over the vocabulary, at every supervised token."""
+        logits: torch.Tensor = outputs.logits
+        return logits
+
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
     ) -> list[TokenScore]:

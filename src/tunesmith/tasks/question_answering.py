@@ -307,6 +307,10 @@ class QuestionAnswering(Task):
         each = F.nll_loss(log_probabilities(outputs, batch), batch["labels"], reduction="none").mean(1)
         return (each * batch["weights"]).sum() if "weights" in batch else each.sum()
 
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Over the positions of a window, for the start and the end of the answer, [2 B, T]."""
+        return log_probabilities(outputs, batch).transpose(1, 2).flatten(0, 1)
+
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False
     ) -> list[Window]:

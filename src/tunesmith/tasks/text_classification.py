@@ -69,6 +69,7 @@ class TextClassification(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     targets: ClassVar[tuple[str, ...]] = ("label",)
     auto_class = "AutoModelForSequenceClassification"
+    made_of_text = True
     code_version = 2
     reads: ClassVar[Literal["sequence", "tokens"]] = "sequence"
 
@@ -113,6 +114,39 @@ class TextClassification(Task):
                 f"`{train.source}` has only one label (`{self.labels[0] if self.labels else 'none'}`); training needs rows of at least two."
             )
         self._weigh(flat, len(values))
+
+    def extend(self, train: Rows) -> None:
+        """Add labels behind the known ones."""
+        if self.problem == "regression":
+            super().extend(train)
+        later = type(self)(self.options)
+        later.problem = self.problem
+        later.fit(train)
+        self.labels += [label for label in later.labels if label not in self.labels]
+        self.numeric = self.numeric and later.numeric
+        if self.weights is not None or later.weights is not None:
+            known = dict(zip(later.labels, later.weights or [], strict=False))
+            self.weights = [*(self.weights or []), *([1.0] * len(self.labels))][: len(self.labels)]
+            self.weights = [known.get(label, weight) for label, weight in zip(self.labels, self.weights, strict=True)]
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The text; a pair joined."""
+        return " ".join(str(row[name]) for name in self.inputs if row.get(name))
+
+    def row_of_text(self, text: str) -> dict[str, Any] | None:
+        """A row of one text."""
+        return {"text": text} if text.strip() else None
+
+    def sureness(self, answer: Answer) -> float | None:
+        """(p - 1/K) / (1 - 1/K) over K labels."""
+        if self.problem != "single-label":
+            return None
+        chance = 1 / len(self.labels)
+        return (float(answer.numbers[0]) - chance) / (1 - chance)
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """The predicted label."""
+        return {**row, "label": answer.shown["prediction"]}
 
     def _refuse_nested(self, rows: Rows) -> None:
         for name in self.inputs:
@@ -305,6 +339,21 @@ class TextClassification(Task):
             each = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none")
             return each.mean(-1).sum()
         return F.cross_entropy(logits, labels, weight=weight, reduction="sum")
+
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Over the labels; for several labels a row, yes or no for each; for regression the number itself, [B, 1]."""
+        logits: torch.Tensor = outputs.logits
+        if self.problem == "multi-label":
+            return torch.stack([torch.zeros_like(logits), logits], -1).flatten(0, 1)
+        return logits
+
+    def sampled_loss(self, outputs: Any, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """For regression -log p of a number drawn with variance 1 around the prediction."""
+        if self.problem != "regression":
+            return super().sampled_loss(outputs, batch, generator)
+        value = outputs.logits.float().squeeze(-1)
+        drawn = value.detach() + torch.randn(value.shape, generator=generator).to(value.device)
+        return (value - drawn).square().sum() / 2
 
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False

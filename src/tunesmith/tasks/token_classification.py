@@ -81,6 +81,7 @@ class TokenClassification(Task):
     stand_ins: ClassVar[Mapping[str, str]] = {"tokens": "text"}
     plain_text: ClassVar[Literal["lines", "conll"] | None] = "conll"
     auto_class = "AutoModelForTokenClassification"
+    made_of_text = True
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
 
     def __init__(self, options: TokenClassificationOptions) -> None:
@@ -129,6 +130,35 @@ class TokenClassification(Task):
             )
         self.usual = "O" if self.scheme == "bio" else counts.most_common(1)[0][0]
         self.check(train, "train")
+
+    def extend(self, train: Rows) -> None:
+        """Add tags behind the known ones."""
+        later = type(self)(self.options)
+        later.fit(train)
+        if later.scheme != self.scheme:
+            raise DataError(
+                f"`{train.source}` has {later.scheme} tags and the head that it would extend {self.scheme} tags; use head: own."
+            )
+        self.labels += [label for label in later.labels if label not in self.labels]
+        self.names = list(self.labels) if self.names is not None else None
+        self.numeric = self.numeric and later.numeric
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The words, apart by spaces."""
+        return " ".join(str(word) for word in listed(row["tokens"], "tokens"))
+
+    def row_of_text(self, text: str) -> dict[str, Any] | None:
+        """The words of a text."""
+        return {"tokens": text.split()} if text.split() else None
+
+    def sureness(self, answer: Answer) -> float | None:
+        """(p - 1/K) / (1 - 1/K) over K labels."""
+        chance = 1 / len(self.labels)
+        return (float(answer.numbers[0]) - chance) / (1 - chance) if len(answer.numbers) else None
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """The predicted tags."""
+        return {**row, "ner_tags": list(answer.value)}
 
     def check(self, rows: Rows, role: str) -> None:
         """Refuse tags that break the scheme or that the training rows do not have."""
@@ -299,6 +329,11 @@ class TokenClassification(Task):
         """Cross-entropy summed over labelled sub-tokens."""
         logits = outputs.logits.float()
         return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
+
+    def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Over the tags, at every labelled sub-token."""
+        logits: torch.Tensor = outputs.logits
+        return logits[batch["labels"] != IGNORED]
 
     def read(
         self, model: Any, outputs: Any, batch: Batch, features: Sequence[Features], *, predicting: bool = False

@@ -20,7 +20,7 @@ from torch import nn
 from tunesmith import registry
 from tunesmith.config import Options
 from tunesmith.errors import ArtifactError
-from tunesmith.models.backbone import Backbone
+from tunesmith.models.backbone import BASE_PARTS, Backbone
 
 STATE_FILE = "trained.safetensors"
 
@@ -66,6 +66,13 @@ class Technique(ABC):
         Raises:
             TechniqueError: the technique makes no sense on this model.
         """
+
+    def join(self, backbone: Backbone) -> None:
+        """A further head on the base that the technique was attached to: what is outside the base learns if it is a head."""
+        inside = {id(p) for p in backbone.base.parameters()} if backbone.base_name else set()
+        for name, parameter in backbone.model.named_parameters():
+            if id(parameter) not in inside and not name.startswith(tuple(f"{part}." for part in BASE_PARTS)):
+                parameter.requires_grad_(backbone.in_head(name))
 
     def parameter_groups(self, backbone: Backbone, learning_rate: float) -> list[dict[str, Any]]:
         """Optimiser groups as {"names", "lr"}: all learning parameters at one rate by default."""

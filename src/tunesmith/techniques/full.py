@@ -35,6 +35,10 @@ class Full(Technique):
         for parameter in backbone.model.parameters():
             parameter.requires_grad_(True)
 
+    def join(self, backbone: Backbone) -> None:
+        """A further head learns in full, its output layer too."""
+        self.attach(backbone)
+
     def parameter_groups(self, backbone: Backbone, learning_rate: float) -> list[dict[str, Any]]:
         """One group a layer when `layer_decay` is below 1."""
         if self.options.layer_decay == 1.0:

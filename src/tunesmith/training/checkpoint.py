@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tunesmith.console import warn
-from tunesmith.errors import SaveError
+from tunesmith.errors import SaveError, UserError
 
 FILE = "state.pt"
 
@@ -67,6 +67,38 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values beside their place, flush, rename.
+
+    Raises:
+        SaveError: the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise SaveError(f"cannot write `{path}`: {error}; free some space.") from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote (`weights_only`).
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"`{path}` cannot be read ({type(error).__name__}); restore it, or train the stream again."
+        ) from error
 
 
 def newest(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ in one step, or extra batches from a memory, are further passes in the same list
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Pass:
     """One forward pass: what runs on what, and how many supervised units it holds.
 
     `rows` are the numbers of the rows that the features belong to, for what is kept beside rows (a teacher's outputs, a memory).
+    `part` groups the passes of a step whose loss has one mean (a task, a memory), and `weight` is that mean's factor. `loss` stands
+    in for the objective, given this pass, where a strategy asks for something else; a sum over `units`.
     """
 
     task: Task
@@ -39,6 +41,9 @@ class Pass:
     rows: np.ndarray[Any, Any]
     stand_in: StandIn | None = None
     states: torch.Tensor | None = None
+    part: str = ""
+    weight: float = 1.0
+    loss: Callable[[Pass], torch.Tensor] | None = None
 
     def arm(self) -> None:
         """Hand the stored states to the stand-in, where the base does not run."""
@@ -112,12 +117,16 @@ class Feed:
     def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
         """Passes of the optimiser steps `first` to `total` (exclusive)."""
         for step, indices in enumerate(self.order.steps(first, total), first):
-            rng = np.random.default_rng(derive(self.seed, "collate", step))
-            if self.order.buckets:
-                cut = passes(self.lengths[indices], OVERHEAD.get(self.device.type, 0), self.micro)
-            else:
-                cut = [np.arange(i, min(i + self.micro, len(indices))) for i in range(0, len(indices), self.micro)]
-            yield [self._pass(indices[places], rng) for places in cut]
+            yield self.cut(indices, step)
+
+    def cut(self, indices: np.ndarray[Any, Any], step: int) -> list[Pass]:
+        """The forward passes of some rows (or packed sequences) in a step."""
+        rng = np.random.default_rng(derive(self.seed, "collate", step))
+        if self.order.buckets:
+            cut = passes(self.lengths[indices], OVERHEAD.get(self.device.type, 0), self.micro)
+        else:
+            cut = [np.arange(i, min(i + self.micro, len(indices))) for i in range(0, len(indices), self.micro)]
+        return [self._pass(indices[places], rng) for places in cut]
 
     def _pass(self, indices: np.ndarray[Any, Any], rng: np.random.Generator) -> Pass:
         if self.bins is None:
@@ -133,3 +142,69 @@ class Feed:
         states = stack(features, self.device) if self.stand_in is not None else None
         tokens = int(self.lengths[indices].sum())
         return Pass(self.task, self.model, batch, units, tokens, owners, self.stand_in, states)
+
+
+class MixedFeed:
+    """Steps whose rows come from several tasks.
+
+    A step has `SLOTS` slots (as many as there are tasks, if those are more), each filled by the task that is furthest behind its
+    share, so that shares are exact over time and a function of the step alone. The loss is the mean over slots of the tasks' means:
+
+        L = sum_t w_t (n_t / N) mean_t          n_t of N slots went to task t
+    """
+
+    SLOTS = 4
+
+    def __init__(
+        self, feeds: Mapping[str, Feed], shares: Mapping[str, float], weights: Mapping[str, float], rows: int
+    ) -> None:
+        total = sum(shares.values())
+        self.feeds = dict(feeds)
+        self.shares = np.asarray([shares[name] / total for name in self.feeds])
+        self.weights = dict(weights)
+        self.slots = max(self.SLOTS, len(self.feeds))
+        self.steps_per_epoch = max(1, -(-rows // (self.slots * next(iter(self.feeds.values())).order.batch_size)))
+        self.bins = None
+
+    @classmethod
+    def slot(cls, batch_size: int, tasks: int) -> int:
+        """Rows in a slot: a feed's batch size."""
+        return max(1, batch_size // max(cls.SLOTS, tasks))
+
+    def counts(self, first: int, total: int) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """(slots given before, slots given in) each step from `first` on."""
+        given = np.zeros(len(self.feeds), np.int64)
+        for step in range(total):
+            before = given.copy()
+            for _ in range(self.slots):
+                given[int((self.shares * (given.sum() + 1) - given).argmax())] += 1
+            if step >= first:
+                yield before, given - before
+
+    def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
+        """Passes of the optimiser steps `first` to `total` (exclusive)."""
+        orders: list[Iterator[np.ndarray[Any, Any]]] = []
+        for step, (before, now) in enumerate(self.counts(first, total), first):
+            if not orders:
+                orders = [f.order.steps(int(b), 1 << 62) for f, b in zip(self.feeds.values(), before, strict=True)]
+            found: list[Pass] = []
+            for (name, feed), order, count in zip(self.feeds.items(), orders, now.tolist(), strict=True):
+                if not count:
+                    continue
+                indices = np.concatenate([next(order) for _ in range(count)])
+                for each in feed.cut(indices, step):
+                    each.part, each.weight = name, self.weights[name] * count / self.slots
+                    found.append(each)
+            yield found
+
+
+def mixing_shares(rows: Mapping[str, int], mixing: str, temperature: float) -> dict[str, float]:
+    """How much of every step each task gets.
+
+    Args:
+        rows: training rows of each task.
+        mixing: `proportional` n, `equal` 1, or `temperature` n^(1/T) (Raffel et al. 2020, section 3.5.2).
+        temperature: T.
+    """
+    power = {"proportional": 1.0, "equal": 0.0, "temperature": 1.0 / temperature}[mixing]
+    return {name: float(count) ** power for name, count in rows.items()}

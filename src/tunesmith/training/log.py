@@ -8,12 +8,14 @@ from typing import Any
 
 
 class MetricsLog:
-    """Append-only log of a run; on resume, lines of steps that will run again are dropped."""
+    """Append-only log of a run; lines of steps that will run again are dropped."""
 
-    def __init__(self, path: Path, resume_after: int | None = None) -> None:
-        self.path = path
-        if resume_after is not None and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= resume_after]
+    def __init__(self, path: Path, resume_after: int | None = None, stage: str | None = None) -> None:
+        self.path, self.stage = path, stage
+        if path.exists() and (resume_after is not None or stage is not None):
+            kept = [
+                line for line in path.read_text(encoding="utf-8").splitlines() if _stays(line, resume_after or 0, stage)
+            ]
             path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         elif path.exists():
             path.unlink()
@@ -21,7 +23,8 @@ class MetricsLog:
 
     def write(self, **fields: Any) -> None:
         """One line."""
-        self.stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        named = {"stage": self.stage, **fields} if self.stage is not None else fields
+        self.stream.write(json.dumps(named, ensure_ascii=False) + "\n")
         self.stream.flush()
 
     def close(self) -> None:
@@ -29,11 +32,13 @@ class MetricsLog:
         self.stream.close()
 
 
-def _step(line: str) -> float:
+def _stays(line: str, step: int, stage: str | None) -> bool:
+    """Whether a line is of another stage, or of a step that will not run again; what a kill cut off is neither."""
     try:
-        return float(json.loads(line).get("step", 0))
+        found = json.loads(line)
+        return bool(found.get("stage") != stage or float(found.get("step", 0)) <= step)
     except (json.JSONDecodeError, AttributeError):
-        return float("inf")  # cut off by a kill
+        return False
 
 
 def read(path: Path) -> list[dict[str, Any]]:

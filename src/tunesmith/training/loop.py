@@ -18,24 +18,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunesmith.config import RunConfig
 from tunesmith.console import progress, say
-from tunesmith.continual._base import Strategy
 from tunesmith.errors import TunesmithError, UserError
 from tunesmith.evaluation.cost import peak_memory
-from tunesmith.models.backbone import Backbone
-from tunesmith.objectives._base import Objective
-from tunesmith.techniques._base import Technique
 from tunesmith.training import checkpoint
-from tunesmith.training.feed import Feed, Pass
-from tunesmith.training.log import MetricsLog
+from tunesmith.training.feed import Pass
 from tunesmith.training.optim import factor, make_optimizer, set_rate
-from tunesmith.training.precision import Masters
+from tunesmith.training.precision import OWN
+from tunesmith.training.session import Session
 
 
 class Interrupted(TunesmithError):
@@ -46,30 +41,6 @@ class Interrupted(TunesmithError):
 
 class Diverged(TunesmithError):
     """The loss is not a finite number; nothing was learned from that step."""
-
-
-@dataclass
-class Session:
-    """Everything a fit works with; strategies and objectives reach the run through it."""
-
-    config: RunConfig
-    folder: Path
-    backbone: Backbone
-    technique: Technique
-    objective: Objective
-    strategy: Strategy
-    feed: Feed
-    masters: Masters
-    device: torch.device
-    learning_rate: float
-    total_steps: int
-    log: MetricsLog
-    measure: Callable[[], dict[str, float]] | None = None
-    measured_on: str = "eval"
-    primary: str = "loss"
-    higher_is_better: bool = False
-    evaluate_every: int | None = None
-    resume: bool = False
 
 
 @dataclass
@@ -105,15 +76,18 @@ def fit(session: Session) -> Fit:
                 f"--report-to {names} cannot be used ({type(error).__name__}: {reason}); set it up, or leave it out and add --overwrite."
             ) from error
     groups = session.technique.parameter_groups(session.backbone, session.learning_rate)
+    more = [name for name, parameter in session.heads.further() if parameter.requires_grad]
+    more += [name for name in masters.tensors if name.startswith(OWN)]
+    if more:
+        groups.append({"names": more, "lr": session.learning_rate})
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
     best: dict[str, torch.Tensor] | None = None
 
-    saved = checkpoint.newest(session.folder / "checkpoints") if session.resume else None
+    saved = checkpoint.newest(session.checkpoints) if session.resume else None
     if saved is not None:
         masters.load_state_dict(saved["parameters"])
         optimizer.load_state_dict(saved["optimizer"])
-        checkpoint.set_rng_state(saved["rng"])
         state, best = Fit(**saved["fit"]), saved["best"]
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
 
@@ -122,15 +96,18 @@ def fit(session: Session) -> Fit:
             "parameters": masters.state_dict(),
             "optimizer": optimizer.state_dict(),
             "strategy": session.strategy.state_dict(),
+            "weighting": session.weighting.state_dict(),
             "rng": checkpoint.rng_state(),
             "fit": dict(vars(state)),
             "best": best,
         }
-        checkpoint.save(session.folder / "checkpoints", state.steps, content, options.keep_checkpoints)
+        checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
     session.strategy.before_stage(session)
     if saved is not None:
         session.strategy.load_state_dict(saved["strategy"])
+        session.weighting.load_state_dict(saved["weighting"])
+        checkpoint.set_rng_state(saved["rng"])  # after what a strategy drew while it got ready
     session.technique.set_training(session.backbone)
     with _stop_requests() as stop, _bar(session) as show:
         passes = session.feed.steps(state.steps, session.total_steps)
@@ -140,6 +117,8 @@ def fit(session: Session) -> Fit:
             if step is None:
                 break
             rate = set_rate(optimizer, factor(state.steps, session.total_steps, options))
+            session.step = state.steps
+            step = [*step, *session.strategy.extra_batches(session, step)]
             loss, norm = _train_step(session, step, optimizer, accelerator)
             state.steps += 1
             state.tokens += sum(p.tokens for p in step)
@@ -188,9 +167,9 @@ def fit(session: Session) -> Fit:
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator)
-    session.strategy.after_stage(session)
     if options.keep_best and best is not None:
         masters.load_state_dict(best)
+    session.strategy.after_stage(session)
     if config.report_to:
         accelerator.end_training()
     return state
@@ -199,22 +178,28 @@ def fit(session: Session) -> Fit:
 def _train_step(
     session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any
 ) -> tuple[float, float]:
-    """One optimiser step; returns the mean loss over its units and the gradient norm before clipping."""
-    units = sum(p.units for p in step)
+    """One optimiser step; returns the loss (means of the step's parts, by their weights) and the gradient norm before clipping."""
     total = 0.0
-    for each in step:
-        each.arm()
-        loss = session.objective.loss(each.model, each.task, each.batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(
-                f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
-                f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
-            )
-        accelerator.backward(session.strategy.task_losses({each.task.name: loss}) / units)
-        session.masters.gather()
-        total += value
+    for part, group in _by_part(step).items():
+        units = sum(p.units for p in group)
+        mean = 0.0
+        for each in group:
+            each.arm()
+            loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
+                    f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
+                )
+            accelerator.backward(loss / (units / (each.weight * session.weighting.factor(part))))
+            session.masters.gather()
+            mean += value / units
+        session.weighting.after_part(part, group[0].weight * mean, session.masters)
+        total += group[0].weight * mean
+    session.weighting.finish(session.masters, session.step)
     session.strategy.after_backward(session)
+    session.strategy.penalty(session)
     norm = session.masters.norm()
     limit = session.config.training.max_grad_norm
     if limit > 0:
@@ -228,7 +213,14 @@ def _train_step(
     session.masters.clear()
     session.masters.scatter()
     session.strategy.after_step(session)
-    return total / units, float(norm)
+    return total, float(norm)
+
+
+def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
+    found: dict[str, list[Pass]] = {}
+    for each in step:
+        found.setdefault(each.part, []).append(each)
+    return found
 
 
 def _evaluate(

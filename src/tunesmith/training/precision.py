@@ -7,14 +7,17 @@ step (Micikevicius et al. 2018, section 3.1). Buffers keep their dtype: rotary f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tunesmith.errors import ConfigError
 
+OWN = "strategy::"  # before the names of parameters that a strategy brings along
 SMALL = 10_000_000  # parameters below which a step is bound by overheads and half precision gains nothing
 
 
@@ -67,15 +70,18 @@ class Masters:
     which are allocated once: fresh large blocks every step cost page faults.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, dtype: torch.dtype, own: Mapping[str, torch.nn.Parameter] = MappingProxyType({})
+    ) -> None:
         self.model = model
         self.dtype = dtype
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.parameters |= {f"{OWN}{n}": p for n, p in own.items() if p.requires_grad}
         self.split = dtype != torch.float32
         if self.split:
             self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
             self.buffers = {n: torch.zeros_like(t) for n, t in self.tensors.items()}
-            for parameter in model.parameters():
+            for parameter in (*model.parameters(), *own.values()):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
         else:
@@ -96,6 +102,21 @@ class Masters:
             torch._foreach_copy_([self.buffers[n] for n, _ in fresh], [g for _, g in fresh])
         if more:
             torch._foreach_add_([self.buffers[n] for n, _ in more], [g.float() for _, g in more])
+
+    def set_gradient(self, name: str, gradient: torch.Tensor) -> None:
+        """Put a gradient in place, in the buffer that the next `gather` adds to."""
+        if self.split:
+            self.tensors[name].grad = self.buffers[name].copy_(gradient)
+        else:
+            self.tensors[name].grad = gradient
+
+    def add_gradient(self, name: str, gradient: torch.Tensor) -> None:
+        """Add to a gradient, which may not be there yet."""
+        present = self.tensors[name].grad
+        if present is None:
+            self.set_gradient(name, gradient)
+        else:
+            present.add_(gradient)
 
     def norm(self) -> torch.Tensor:
         """The gradient norm over everything that learns, a scalar tensor."""

@@ -1,0 +1,55 @@
+"""L2-SP: parameters are drawn back to where the stage began (Li, Grandvalet & Davoine 2018, equation 4).
+
+    penalty = strength / 2 * || theta - theta_0 ||^2          gradient: strength (theta - theta_0)
+
+theta_0 are the weights after the stage before; in the first stage those of the pretrained model, as in the paper, if
+`first_stage` is on. Every parameter counts alike, which is what EWC improves on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from tunesmith.config import Options as BaseOptions
+from tunesmith.continual._base import Strategy
+
+
+class Options(BaseOptions):
+    """Options of L2-SP."""
+
+    strength: float = Field(0.1, ge=0, description="factor of the squared distance")
+    first_stage: bool = Field(False, description="also hold the first stage near the pretrained weights")
+
+
+class L2SP(Strategy):
+    """A spring from every parameter to its place before the stage."""
+
+    Options = Options
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.start: dict[str, torch.Tensor] = {}
+
+    def before_stage(self, session: Any) -> None:
+        """Remember the weights, those of earlier heads included."""
+        self.start = {}
+        if session.stage_number or self.options.first_stage:
+            known = session.known or session.masters.tensors.keys()
+            self.start = {n: t.detach().clone() for n, t in session.masters.tensors.items() if n in known}
+
+    def penalty(self, session: Any) -> None:
+        """Strength times (theta - theta_0)."""
+        for name, start in self.start.items():
+            session.masters.add_gradient(name, self.options.strength * (session.masters.tensors[name].detach() - start))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights before the stage."""
+        return {"start": self.start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore them."""
+        self.start = dict(state["start"])

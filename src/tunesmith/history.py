@@ -1,0 +1,376 @@
+"""The stages of a run, one after the other, and what was measured after each of them on all.
+
+`metrics.transfer` makes numbers of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith.config import RunConfig
+from tunesmith.errors import UserError
+from tunesmith.metrics.transfer import transfer
+from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
+from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
+from tunesmith.stage import MEAN, Turn, learn, score, together
+from tunesmith.stream import Stage, file_name, for_task, stages_of
+
+STRATEGY_FILE = "strategy.pt"
+SCORES_FILE = "scores.json"
+
+
+@dataclass
+class History:
+    """What of a run's stages is done.
+
+    Attributes:
+        config: the run's.
+        folder: the run's.
+        stages: as they are trained.
+        columns: as they were written: what results are listed by.
+        strategy: how earlier ones are kept.
+        done: what was measured after each finished stage (the content of its scores.json).
+        parts: the tasks of finished stages.
+        begun_in: where the first of these stages starts from: nothing, or the artifact of another run.
+        device: what it runs on.
+        source: the pretrained model.
+        carry_out: runs a configuration, for strategies that train a model beside.
+    """
+
+    config: RunConfig
+    folder: Path
+    stages: list[Stage]
+    columns: list[Stage]
+    strategy: Any
+    done: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, Part] = field(default_factory=dict)
+    begun_in: Path | None = None
+    device: Any = None
+    source: Any = None
+    carry_out: Callable[..., Any] | None = None
+
+    @classmethod
+    def begin(
+        cls, config: RunConfig, folder: Path, *, resume: bool, carry_out: Callable[..., Any] | None = None
+    ) -> History:
+        """The stages of a run, those before it if it continues another, and what is finished of them."""
+        from tunesmith import registry
+
+        strategy = registry.load("strategy", config.strategy)(
+            configuration.options_of(config, "strategy", config.strategy)
+        )
+        own = stages_of(config)
+        found = cls(config, folder, strategy.plan_stream(own), own, strategy, carry_out=carry_out)
+        if config.continue_from:
+            found._continue(Path(config.continue_from))
+        if resume and not found.alone:
+            found._recall()
+        return found
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a plain run: one stage, one task, nothing before."""
+        return self.config.stream is None and self.config.continue_from is None
+
+    @property
+    def next(self) -> Stage | None:
+        """The stage whose turn it is."""
+        return self.stages[len(self.done)] if len(self.done) < len(self.stages) else None
+
+    def place(self, number: int) -> Path:
+        """Folder of a stage's results."""
+        return self.folder / "stages" / f"{number:02d}-{file_name(self.stages[number].name)}"
+
+    # ---- one stage
+
+    def learn_next(self, *, resume: bool) -> None:
+        """Learn the stage whose turn it is, and measure every stage with what was saved."""
+        number, stage = len(self.done), self.next
+        assert stage is not None
+        artifact = self.folder / "artifact" if number and self._own(number - 1) else self.begun_in
+        model = reopen(self.config, self.folder, artifact) if artifact else open_model(self.config, self.folder)
+        self._ready(model)
+        parts = prepare(model, stage, self.parts)
+        self.device, self.source = model.device, model.source
+        if number == 0:
+            say_what_is_odd(self.config, parts, model.technique)
+        before = {name: model.measure(part, "eval", "before") for name, part in parts.items()}
+        later = {} if self.alone else self._later(model, number)
+        untouched = (
+            {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
+            if number == 0
+            else {}
+        )
+
+        def start() -> None:
+            if not resume and not any(self._own(i) for i in range(number)):
+                clear_folder(self.folder)
+            write_config(
+                self.folder, self.config
+            )  # from here on the folder holds a run; until here everything could be refused
+
+        def keep(session: Any) -> None:
+            from tunesmith.training.checkpoint import write_state
+
+            if not self.alone:
+                self.place(number).mkdir(parents=True, exist_ok=True)
+                write_state(self.place(number) / STRATEGY_FILE, self.strategy.state_dict())
+
+        turn = Turn(
+            stage, number, parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
+            self._nested,
+        )  # fmt: skip
+        learned = learn(model, turn, resume=resume, before_fit=start)
+        self.parts |= parts
+        del model, turn, later
+        gc.collect()
+        entry = {
+            "stage": stage.name, "before": {name: each.metrics for name, each in before.items()}, "untouched": untouched, **learned,
+            "after": {}, "measured_on": "eval",
+        }  # fmt: skip
+        self._measure(entry, number)
+        self.done.append(entry)
+
+    def _nested(self, settings: Mapping[str, Any], name: str) -> str:
+        """A run of its own inside this one's folder; returns its artifact."""
+        from tunesmith.config import RunConfig, build
+
+        place = self.folder / "nested" / name
+        assert self.carry_out is not None
+        self.carry_out(build(RunConfig, {**settings, "output": str(place)}), overwrite=True)
+        return str((place / "artifact").resolve())
+
+    def _measure(self, entry: dict[str, Any], number: int) -> None:
+        """What is measured is what was kept: the artifact, opened again on the base as it is on disk."""
+        model = reopen(self.config, self.folder, self.folder / "artifact")
+        self._ready(model)
+        for name, part in self.parts.items():
+            scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
+            entry["after"][name] = scored.metrics
+            write_predictions(self.folder, scored, "" if self.alone else file_name(name))
+        for name, part in ({} if self.alone else self._later(model, number)).items():
+            entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
+        del model
+        gc.collect()
+        if not self.alone:
+            self.place(number).mkdir(parents=True, exist_ok=True)
+            write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _ready(self, model: Model) -> None:
+        """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""
+        for part in self.parts.values():
+            part.reading = model.readings[part.head]
+            encode_part(model, part, ("train", "validation", "eval"), look=False)
+
+    def _later(self, model: Model, number: int) -> dict[str, Part]:
+        """Tasks of later stages that a head which is there can read."""
+        found = {}
+        for stage in self.stages[number + 1 :]:
+            for spec in stage.tasks:
+                part = readable(model, spec)
+                if part is not None:
+                    found[spec.name] = part
+        return found
+
+    # ---- stages that are done already
+
+    def _own(self, number: int) -> bool:
+        return not bool(self.done[number].get("inherited"))
+
+    def _continue(self, other: Path) -> None:
+        """Put the stages of a finished run before these."""
+        from tunesmith.config import RunConfig, build, read_file
+
+        if not (other / "result.json").is_file():
+            raise UserError(
+                f"`{other}` holds no finished run (no result.json); finish it with `tunesmith resume {other}`, or name another."
+            )
+        config = build(RunConfig, read_file(other / "config.yaml"))
+        before = History.begin(config, other, resume=False)
+        if before.config.strategy == "joint" or self.config.strategy == "joint":
+            raise UserError("joint trains all stages at once and cannot continue a run; list all stages in one stream.")
+        taken = {task.name for stage in before.stages for task in stage.tasks} & {
+            t.name for s in self.stages for t in s.tasks
+        }
+        if taken:
+            raise UserError(
+                f"`{sorted(taken)[0]}` is the name of a task of `{other}` already; give the new one another name."
+            )
+        before._recall()
+        self.stages, self.columns = [*before.stages, *self.stages], [*before.columns, *self.columns]
+        self.done = [{**entry, "inherited": True} for entry in before.done]
+        self.parts, self.begun_in = before.parts, other / "artifact"
+        self._restore_strategy(other, before)
+
+    def _restore_strategy(self, other: Path, before: History) -> None:
+        from tunesmith.training.checkpoint import read_state
+
+        path = before.place(len(before.done) - 1) / STRATEGY_FILE
+        if path.is_file() and before.config.strategy == self.config.strategy:
+            self.strategy.load_state_dict(read_state(path))
+        elif self.config.strategy != "none":
+            raise UserError(
+                f"`{other}` was trained with the strategy {before.config.strategy}, so {self.config.strategy} knows nothing of its stages; train it again "
+                f"with --strategy {self.config.strategy} as a stream, or continue with --strategy {before.config.strategy}."
+            )
+
+    def _recall(self) -> None:
+        """Take up the stages that this run has finished."""
+        from tunesmith.artifacts.store import read_info
+
+        try:
+            finished = list(read_info(self.folder / "artifact").get("stages", []))
+        except UserError:
+            return
+        for number, stage in enumerate(self.stages):
+            if number < len(self.done):
+                continue
+            if stage.name not in finished:
+                return
+            self._recall_stage(number, stage)
+
+    def _recall_stage(self, number: int, stage: Stage) -> None:
+        from tunesmith import registry
+        from tunesmith.artifacts.store import read_info
+        from tunesmith.data.splits import load_roles
+        from tunesmith.training.checkpoint import read_state
+
+        heads = read_info(self.folder / "artifact")["parts"]
+        for spec in stage.tasks:
+            config = for_task(self.config, spec)
+            task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
+            self.parts[spec.name] = Part(
+                spec.name, spec, heads[spec.name], None, load_roles(config, task), stage=stage.name
+            )
+        self.strategy.load_state_dict(read_state(self.place(number) / STRATEGY_FILE))
+        path = self.place(number) / SCORES_FILE
+        if path.is_file():
+            self.done.append(json.loads(path.read_text(encoding="utf-8")))
+        else:  # killed between the artifact and its scores
+            entry = {
+                "stage": stage.name,
+                "before": {},
+                "untouched": {},
+                "cost": {},
+                "training": {},
+                "after": {},
+                "measured_on": "eval",
+            }
+            self._measure(entry, number)
+            self.done.append(entry)
+
+    # ---- results
+
+    @property
+    def task(self) -> str:
+        """The run's task; several names joined."""
+        return "+".join(dict.fromkeys(spec.task for stage in self.columns for spec in stage.tasks))
+
+    @property
+    def technique(self) -> str:
+        """The technique's registry name."""
+        return str(self.config.technique)
+
+    def metrics(self) -> dict[str, Any]:
+        """Before and after, for result.json."""
+        last = self.done[-1]
+        if self.alone:
+            (name,) = self.parts
+            return {
+                "before": last["before"][name],
+                "after": last["after"][name],
+                "primary": self.parts[name].task.primary,
+            }
+        first = {
+            name: metrics for entry in self.done for name, metrics in {**entry["untouched"], **entry["before"]}.items()
+        }
+        after = {name: last["after"][name] for name in self.parts}
+        shared = {name: first[name] for name in self.parts if name in first}
+        return {"before": _together(shared, self.parts), "after": _together(after, self.parts), "primary": MEAN}
+
+    def cost(self) -> dict[str, Any]:
+        """Of all stages together."""
+        costs = [entry["cost"] for entry in self.done if self._own(self.done.index(entry)) and entry["cost"]]
+        seconds = sum(each["train_seconds"] for each in costs)
+        tokens = sum(each["tokens_per_second"] * max(each["train_seconds"], 1e-9) for each in costs)
+        return {
+            **{name: max(each[name] for each in costs) for name in ("trainable_parameters", "total_parameters")},
+            "train_seconds": seconds,
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+        }
+
+    def training(self) -> dict[str, Any]:
+        """Of the last stage; steps and tokens of all."""
+        notes = [entry["training"] for entry in self.done if entry["training"]]
+        return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
+
+    def provenance(self) -> dict[str, Any]:
+        """Rows and hashes."""
+        if self.alone:
+            (part,) = self.parts.values()
+            rows, hashes = part.roles.describe(), part.roles.sha256()
+        else:
+            rows = {name: part.roles.describe() for name, part in self.parts.items()}
+            hashes = {name: part.roles.sha256() for name, part in self.parts.items()}
+        return {"rows": rows, "data_sha256": hashes, "model_sha256": self.source.sha256 if self.source else ""}
+
+    def stream(self) -> dict[str, Any] | None:
+        """The matrix and what follows from it; None for a plain run."""
+        if self.alone:
+            return None
+        matrix = [[self._column(entry["after"], column) for column in self.columns] for entry in self.done]
+        first = self.done[0]
+        untouched = [self._column({**first["before"], **first["untouched"]}, column) for column in self.columns]
+        signs = [
+            1.0 if all(self.parts[t.name].task.higher_is_better for t in column.tasks) else -1.0
+            for column in self.columns
+        ]
+        return {
+            "stages": [column.name for column in self.columns],
+            **transfer(matrix, untouched, signs),
+            "untouched": untouched,
+        }
+
+    def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:
+        """The primary metric on a stage, the mean over its tasks; None if one was not measured."""
+        values = [
+            found[t.name][self.parts[t.name].task.primary]
+            for t in column.tasks
+            if t.name in found and t.name in self.parts
+        ]
+        return sum(values) / len(values) if len(values) == len(column.tasks) else None
+
+
+def _together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part]) -> dict[str, float]:
+    if len(found) != 1:
+        return together(found, parts)
+    ((name, metrics),) = found.items()
+    return {
+        MEAN: score(parts[name].task, metrics),
+        **{f"{name}/{k}": v for k, v in metrics.items()},
+        "loss": metrics["loss"],
+    }
+
+
+def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
+    """Say which rows were held out, where the user named none, and what random weights mean."""
+    from tunesmith.console import say, warn
+
+    if configuration.is_new(config.model) and technique.name != "full":
+        warn(
+            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
+            "the default for new models."
+        )
+    elif configuration.is_new(config.model):
+        say(f"{config.model} starts from random weights, so everything learns (technique full).")
+    for part in parts.values():
+        if "by content hash" in part.roles.origins["eval"]:
+            say(
+                f"No --eval given: {len(part.roles.eval):,} rows ({part.roles.origins['eval']}) are only measured, not trained on."
+            )

@@ -1,0 +1,285 @@
+"""One stage of a stream, prepared: the technique attached, one fit, one artifact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith.console import say
+from tunesmith.preparation import Model, Part
+from tunesmith.stream import Stage, file_name
+
+DEFAULT_EPOCHS = 3.0
+MEAN = "mean_score"
+"""The mean of the primary metrics of a stage with several tasks, each so that higher is better."""
+
+
+@dataclass
+class Turn:
+    """A stage's place in its stream.
+
+    Attributes:
+        stage: what is learned.
+        number: from 0.
+        parts: its tasks.
+        earlier: the tasks of the stages before.
+        strategy: how those are kept.
+        alone: the stream is this one stage, with one task.
+        snapshot: opens the model as the stage before left it.
+        nested: carries out a run of its own, for strategies that train a model beside.
+        keep: called with the session before the artifact is written: what the next stage must know is on disk first.
+    """
+
+    stage: Stage
+    number: int
+    parts: dict[str, Part]
+    earlier: dict[str, Part]
+    strategy: Any
+    alone: bool
+    snapshot: Callable[[], Any] | None = None
+    keep: Callable[[Any], None] = lambda session: None
+    nested: Callable[[Mapping[str, Any], str], str] | None = None
+
+
+def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Attach the technique (in the first stage), train, and save the artifact.
+
+    Args:
+        model: with the heads of the stage.
+        turn: which stage.
+        resume: go on from the stage's newest checkpoint.
+        before_fit: called once everything that can be refused has been.
+    """
+    from tunesmith import registry, seeding
+    from tunesmith.artifacts import store as artifacts
+    from tunesmith.artifacts.use import load
+    from tunesmith.evaluation import cost
+    from tunesmith.models import new
+    from tunesmith.run_folder import resume_step
+    from tunesmith.training import dropout
+    from tunesmith.training.log import MetricsLog
+    from tunesmith.training.loop import fit
+    from tunesmith.training.precision import Masters, pick_dtype
+    from tunesmith.training.session import Session
+    from tunesmith.training.weighting import KINDS
+
+    config, technique, heads, options = model.config, model.technique, model.heads, model.config.training
+    known = frozenset(n for n, p in heads.named_parameters() if p.requires_grad) if turn.number else frozenset()
+    resting = attach(model, turn)
+    turn.strategy.before_model(heads, turn.number, turn.parts)
+    learning, total = (n + sum(p.numel() for p in turn.strategy.modules().values()) for n in cost.parameters(heads))
+    rows, stand_in, spent = None, None, 0.0
+    only = next(iter(turn.parts.values()))
+    if turn.alone and technique.cache_boundary == "base" and technique.options.cache and not only.task.redraws:
+        rows, stand_in, spent = frozen_features(model, only)
+    # Where nothing below the head runs, half precision has nothing to speed up.
+    dtype = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
+    for loaded in heads.loaded.values():
+        dropout.install(loaded.model)
+    feed, packed = make_feed(model, turn, rows, stand_in)
+    masters = Masters(heads, dtype, turn.strategy.modules())
+    stage = turn.stage
+    fresh = configuration.is_new(config.model)
+    steps = stage.max_steps or (None if stage.epochs else config.max_steps)
+    epochs = stage.epochs or config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
+    steps = steps or math.ceil(feed.steps_per_epoch * epochs)
+    # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
+    times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
+    every = options.evaluate_every or (math.ceil(steps / times) if times else None)
+    usual = new.LEARNING_RATE if fresh and technique.name == "full" else technique.default_learning_rate
+    rate = stage.learning_rate or config.learning_rate or usual
+    kind = str(dtype).removeprefix("torch.")
+    count = sum(len(part.roles.train) for part in turn.parts.values())
+    amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
+    say(
+        ("" if turn.alone else f"stage {turn.number + 1}, {stage.name}: ")
+        + f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
+        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}."
+    )
+    before_fit()
+    measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
+
+    def measure() -> dict[str, float]:
+        if stand_in is not None:
+            stand_in.remove()
+        found = {name: model.measure(part, measured_on, measured_on).metrics for name, part in turn.parts.items()}
+        if stand_in is not None:
+            stand_in.install()
+        return together(found, turn.parts)
+
+    seeding.seed_everything(
+        seeding.derive(config.seed, "fit") if turn.alone else seeding.derive(config.seed, "fit", stage.name)
+    )
+    place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
+    checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
+    log = MetricsLog(
+        model.folder / "metrics.jsonl",
+        resume_after=resume_step(checkpoints) if resume else None,
+        stage=None if turn.alone else stage.name,
+    )
+    session = Session(
+        config=config, folder=model.folder, heads=heads, technique=technique,
+        objective=registry.load("objective", config.objective)(configuration.options_of(config, "objective", config.objective)),
+        strategy=turn.strategy, weighting=KINDS[stage.weighting](list(turn.parts), config.seed), feed=feed, masters=masters,
+        device=model.device, learning_rate=rate, total_steps=steps, log=log, measure=measure, measured_on=measured_on,
+        primary=only.task.primary if len(turn.parts) == 1 else MEAN, higher_is_better=only.task.higher_is_better if len(turn.parts) == 1 else True,
+        evaluate_every=every, resume=resume, stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
+        snapshot=turn.snapshot, nested=turn.nested, open=lambda path: load(path, device=str(model.device)),
+    )  # fmt: skip
+    if stand_in is not None:
+        stand_in.install()
+    try:
+        fitted = fit(session)
+    finally:
+        log.close()
+        if stand_in is not None:
+            stand_in.remove()
+    masters.finish()
+    for parameter in resting:
+        parameter.requires_grad_(True)
+    for part in turn.parts.values():
+        if part.task.chooses(part.roles.train):
+            part.task.tune(model.measure(part, "validation", "validation").answers, part.roles.validation.table)
+    notes: dict[str, Any] = {"dtype": kind, "learning_rate": rate}
+    turn.keep(session)
+    places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
+    notes = notes if turn.alone else {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
+    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
+    return {
+        "cost": {
+            "trainable_parameters": learning,
+            "total_parameters": total,
+            "train_seconds": fitted.seconds + spent,
+            "tokens_per_second": fitted.tokens / max(fitted.seconds + spent, 1e-9),
+        },
+        "training": {
+            "dtype": kind,
+            "learning_rate": rate,
+            "steps": fitted.steps,
+            "tokens": fitted.tokens,
+            "max_length": only.max_length,
+            "best_step": fitted.best_step,
+            "stopped_early": fitted.stopped_early,
+        },
+    }
+
+
+def attach(model: Model, turn: Turn) -> list[Any]:
+    """Attach the technique if this is the first stage; returns the parameters of heads that rest in this one."""
+    from tunesmith import seeding
+    from tunesmith.models.load import dropout_to
+
+    config, technique, heads = model.config, model.technique, model.heads
+    if config.training.dropout is not None and not model.attached:
+        for loaded in heads.loaded.values():
+            dropout_to(
+                loaded.model, config.training.dropout
+            )  # before the technique, whose own dropout is its own option
+    if not model.attached:
+        seeding.seed_everything(seeding.derive(config.seed, "attach"))
+        technique.attach(heads.backbone)
+        for loaded in heads.loaded.values():
+            if loaded is not heads.first:
+                technique.join(loaded.backbone)
+        model.attached = True
+    if config.training.gradient_checkpointing:
+        for loaded in heads.loaded.values():
+            enable = getattr(
+                loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable
+            )
+            enable()
+    return [] if turn.strategy.trains_earlier_heads else heads.rest(part.head for part in turn.parts.values())
+
+
+def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any) -> tuple[Any, int]:
+    """What every step is made of, and into how many packed sequences the rows went (0: none).
+
+    Args:
+        model: with the technique attached.
+        turn: the stage.
+        rows: features of the frozen backbone in place of the encoded rows, if there are any.
+        stand_in: what serves them.
+    """
+    from tunesmith.seeding import derive
+    from tunesmith.training.feed import Feed, MixedFeed, mixing_shares, packing_works
+
+    config, options, stage = model.config, model.config.training, turn.stage
+    feeds: dict[str, Feed] = {}
+    several = len(turn.parts) > 1
+    size = MixedFeed.slot(config.batch_size, len(turn.parts)) if several else config.batch_size
+    for name, part in turn.parts.items():
+        used = part.encoded["train"] if rows is None else rows
+        network = model.heads[part.head].model
+        packed = (
+            stand_in is None and not several and part.task.packs
+            and packing_works(part.task, network, used, model.pad_id, model.device)
+        )  # fmt: skip
+        feeds[name] = Feed(
+            part.task, network, used, batch_size=size, micro_batch_size=options.micro_batch_size,
+            seed=config.seed if turn.alone else derive(config.seed, "rows", stage.name, name), buckets=options.length_buckets,
+            device=model.device, pad_id=model.pad_id, stand_in=stand_in, capacity=part.max_length if packed else None,
+        )  # fmt: skip
+    if not several:
+        feed = next(iter(feeds.values()))
+        return feed, len(feed.bins or ())
+    counts = {name: len(part.encoded["train"]) for name, part in turn.parts.items()}
+    shares = mixing_shares(counts, stage.mixing, stage.temperature)
+    weights = {name: part.spec.weight for name, part in turn.parts.items()}
+    return MixedFeed(feeds, shares, weights, sum(counts.values())), 0
+
+
+def frozen_features(model: Model, part: Part) -> tuple[Any, Any, float]:
+    """What the frozen backbone makes of the training rows, the stand-in that serves it, and the seconds it took once.
+
+    The seconds count as training time even when the features were cached by an earlier run: without them this
+    technique would seem to cost nothing.
+    """
+    from tunesmith.data.encode import tokenizer_fingerprint
+    from tunesmith.evaluation import cost
+    from tunesmith.training import features
+
+    source, loaded, task = model.source, model.heads[part.head], part.task
+    key = {
+        "rows": part.roles.train.sha256,
+        "max_length": part.max_length,
+        "tokenizer": tokenizer_fingerprint(loaded.tokenizer),
+        "model": source.sha256 or source.path,
+        "technique": model.technique.options.model_dump(mode="json"),
+        "task": task.name,
+        "task_state": task.state_dict(),
+        "task_options": task.options.model_dump(mode="json"),
+        "bound": task.encoding_key(),
+        "task_code": task.code_version,
+        "model_config": loaded.model.config.to_json_string(),
+        "quantization": model.config.quantization,
+        "seed": model.config.seed if any(loaded.backbone.fresh) else None,
+        "versions": cost.versions(),
+    }
+    return features.compute(
+        loaded.backbone, task, part.encoded["train"], key, model.config.eval_batch_size, model.device, model.pad_id,
+        model.technique.reader,
+    )  # fmt: skip
+
+
+def together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part]) -> dict[str, float]:
+    """The metrics of a stage: those of its only task, or each task's under `task/metric` with the mean of their scores."""
+    if len(found) == 1:
+        return dict(next(iter(found.values())))
+    flat = {f"{name}/{metric}": value for name, metrics in found.items() for metric, value in metrics.items()}
+    losses = [metrics["loss"] for metrics in found.values() if "loss" in metrics]
+    scores = [score(parts[name].task, metrics) for name, metrics in found.items()]
+    return {MEAN: sum(scores) / len(scores), **flat, "loss": sum(losses) / max(len(losses), 1)}
+
+
+def score(task: Any, metrics: Mapping[str, float]) -> float:
+    """The primary metric so that higher is better (a perplexity counts with a minus)."""
+    value = float(metrics[task.primary])
+    return value if task.higher_is_better else -value
+
+
+def stage_names(parts: Mapping[str, Part]) -> list[str]:
+    """Names of the stages that tasks belong to, in order."""
+    return list(dict.fromkeys(part.stage for part in parts.values()))

@@ -1,0 +1,141 @@
+"""A stream: stages that one model learns in order. A plain run is a stream of one stage with one task.
+
+    stages:
+      - {name: films, task: text-classification, train: films.csv, eval: films-test.csv}
+      - {name: posts, task: text-classification, train: posts.csv, eval: posts-test.csv}
+      - name: both
+        mixing: temperature
+        tasks:
+          - {name: spam, task: text-classification, train: spam.csv, weight: 0.5}
+          - {name: entities, task: token-classification, train: tweets.jsonl}
+
+Each task of a stage reads through a *head*: the one of an earlier stage (`shared`), that one with more labels (`extend`), or its
+own (`own`). `auto` shares where the task is the same and every label is known, and else adds one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from tunesmith import registry
+from tunesmith.errors import ConfigError
+from tunesmith.options import Options
+
+TASK_FIELDS = ("task", "train", "validation", "eval", "columns", "head", "options", "instruction")
+
+
+class StageTask(Options):
+    """One task of a stage: its rows, and the head they are read through."""
+
+    name: str = Field("", description="what results call it (default: the stage's name, or the task's)")
+    task: str = Field("text-classification", description="what the rows are for")
+    train: str = Field(description="training rows")
+    validation: str | None = Field(None, description="rows that choices are made on")
+    eval: str | None = Field(None, description="rows that are only measured (default: 10 % of train)")
+    columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
+    head: Literal["auto", "shared", "extend", "own"] = Field("auto", description="which head reads them")
+    weight: float = Field(1.0, gt=0, description="factor of this task's loss")
+    options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
+
+
+class Stage(Options):
+    """One step of training, with one task or several at once."""
+
+    name: str = Field("", description="what results call it")
+    tasks: list[StageTask] = Field(min_length=1)
+    mixing: Literal["proportional", "equal", "temperature"] = Field(
+        "proportional",
+        description="how often a row of each task is drawn: by its rows n, all alike, or by n^(1/temperature)",
+    )
+    temperature: float = Field(2.0, ge=1, description="of mixing: 1 is proportional, large values come near equal")
+    weighting: Literal["fixed", "uncertainty", "pcgrad"] = Field(
+        "fixed",
+        description="how the tasks' losses become one step: by their weights, learned, or conflicting gradients projected",
+    )
+    epochs: float | None = Field(None, gt=0, description="of this stage, instead of the run's")
+    max_steps: int | None = Field(None, ge=1, description="of this stage, instead of epochs")
+    learning_rate: float | None = Field(None, gt=0, description="of this stage, instead of the run's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task(cls, raw: Any) -> Any:
+        """A stage with one task may write it without `tasks`."""
+        if isinstance(raw, dict) and "tasks" not in raw:
+            own = {k: v for k, v in raw.items() if k in StageTask.model_fields and k != "name"}
+            rest = {k: v for k, v in raw.items() if k not in own}
+            return {**rest, "tasks": [{**own, "name": str(raw.get("name") or "")}]}
+        return raw
+
+
+class StreamOptions(Options):
+    """Stages in their order."""
+
+    stages: list[Stage] = Field(min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _named(cls, stages: list[Stage]) -> list[Stage]:
+        """Every stage and every task of a stage gets a name, and none twice."""
+        for number, stage in enumerate(stages, 1):
+            for task in stage.tasks:
+                task.__dict__["name"] = (
+                    task.name or (stage.name if len(stage.tasks) == 1 else "") or f"{task.task}-{number}"
+                )
+            stage.__dict__["name"] = stage.name or "+".join(task.name for task in stage.tasks)
+        names = [task.name for stage in stages for task in stage.tasks]
+        for found in (names, [stage.name for stage in stages]):
+            twice = next((n for i, n in enumerate(found) if n in found[:i]), None)
+            if twice:
+                raise ValueError(f"`{twice}` is named twice; give every stage, and every task, a name of its own")
+        return stages
+
+
+class Run(Protocol):
+    """What is needed of a run's configuration (`config.RunConfig`)."""
+
+    task: str
+    train: str | None
+    validation: str | None
+    eval: str | None
+    columns: dict[str, str]
+    options: dict[str, dict[str, Any]]
+    stream: StreamOptions | None
+
+    def model_copy(self, *, update: Any) -> Any:
+        """A copy with some values changed."""
+
+
+C = TypeVar("C", bound=Run)
+
+
+def for_task(config: C, spec: StageTask) -> C:
+    """A run's configuration as if one task of its stream were all of it."""
+    name = registry.resolve("task", spec.task).name
+    options = {**config.options, name: {**config.options.get(name, {}), **spec.options}}
+    copy: C = config.model_copy(
+        update={
+            "task": spec.task, "train": spec.train, "validation": spec.validation, "eval": spec.eval, "columns": spec.columns,
+            "options": options, "stream": None,
+        }
+    )  # fmt: skip
+    return copy
+
+
+def stages_of(config: Run) -> list[Stage]:
+    """The stages of a run: those of its stream, or the one that its own settings make."""
+    if config.stream is not None:
+        return list(config.stream.stages)
+    if not config.train:
+        raise ConfigError([("train", "is required: a file, a hub id (name:split) or asset:NAME.")])
+    own = {
+        "name": config.task, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
+        "columns": config.columns,
+    }  # fmt: skip
+    return [Stage.model_validate({"name": config.task, "tasks": [own]})]
+
+
+def file_name(name: str) -> str:
+    """A stage's name as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60]

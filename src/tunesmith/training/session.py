@@ -1,0 +1,147 @@
+"""What a fit works with, and what strategies and objectives reach of the run: they import none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from tunesmith.cache.ragged import ListedColumn, RaggedColumn, RaggedRows
+from tunesmith.config import RunConfig
+from tunesmith.continual._base import Strategy
+from tunesmith.evaluation.evaluate import evaluate
+from tunesmith.models.backbone import Backbone
+from tunesmith.models.heads import Heads
+from tunesmith.objectives._base import Objective
+from tunesmith.seeding import derive
+from tunesmith.tasks._base import Answer, Batch, Task
+from tunesmith.techniques._base import Technique
+from tunesmith.training.feed import Feed, MixedFeed, Pass
+from tunesmith.training.log import MetricsLog
+from tunesmith.training.precision import Masters
+from tunesmith.training.weighting import Weighting
+
+
+class Part(Protocol):
+    """One task of a stage, ready (`stage.Part`)."""
+
+    @property
+    def name(self) -> str:
+        """Of the task in the stream."""
+
+    @property
+    def head(self) -> str:
+        """Which model reads its rows."""
+
+    @property
+    def roles(self) -> Any:
+        """Its rows."""
+
+    @property
+    def encoded(self) -> Mapping[str, Any]:
+        """Their features by role."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row is cut to."""
+
+    @property
+    def task(self) -> Task:
+        """What the rows are for."""
+
+
+@dataclass
+class Session:
+    """Everything a fit works with; strategies and objectives reach the run through it."""
+
+    config: RunConfig
+    folder: Path
+    heads: Heads
+    technique: Technique
+    objective: Objective
+    strategy: Strategy
+    weighting: Weighting
+    feed: Feed | MixedFeed
+    masters: Masters
+    device: torch.device
+    learning_rate: float
+    total_steps: int
+    log: MetricsLog
+    measure: Callable[[], dict[str, float]] | None = None
+    measured_on: str = "eval"
+    primary: str = "loss"
+    higher_is_better: bool = False
+    evaluate_every: int | None = None
+    resume: bool = False
+    stage: str = ""
+    stage_number: int = 0
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """The stage's tasks by name."""
+    earlier: Mapping[str, Part] = field(default_factory=dict)
+    """The tasks of the stages before."""
+    known: frozenset[str] = frozenset()
+    """Parameters that stages before this one trained, by name."""
+    snapshot: Callable[[], Any] | None = None
+    """The model as the stage before left it (`artifacts.store.Opened`), opened anew; None in the first stage."""
+    nested: Callable[[Mapping[str, Any], str], str] | None = None
+    """A training run of its own: settings and a name in, the path of its artifact out."""
+    open: Callable[[str], Any] | None = None
+    """Opens an artifact for use (`artifacts.use.Artifact`)."""
+    step: int = 0
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that all heads share."""
+        return self.heads.backbone
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where this stage's resumable states lie."""
+        return self.folder / "checkpoints" / self.stage if self.stage else self.folder / "checkpoints"
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of padding."""
+        return int(self.heads.first.tokenizer.pad_token_id)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """For what a strategy draws, the same at the same step of the same stage."""
+        return torch.Generator().manual_seed(derive(self.config.seed, "strategy", self.stage, self.step))
+
+    def collate(self, task: Task, features: Sequence[Any]) -> Batch:
+        """Features as one batch on the device; what is drawn anew depends on the step alone."""
+        rng = np.random.default_rng(derive(self.config.seed, "strategy rows", self.stage, self.step))
+        return {name: tensor.to(self.device) for name, tensor in task.collate(features, self.pad_id, rng).items()}
+
+    def make_pass(self, task: Task, model: Any, features: Sequence[Any], *, part: str, weight: float) -> Pass:
+        """A forward pass over features that a strategy brings."""
+        batch = self.collate(task, features)
+        tokens = sum(len(each["input_ids"]) for each in features)
+        return Pass(task, model, batch, task.units(batch), tokens, np.arange(len(features)), part=part, weight=weight)
+
+    def answers(self, part: Part, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """What the model says of rows without targets, as it stands."""
+        model, tokenizer = self.heads[part.head].model, self.heads.first.tokenizer
+        pieces = part.task.encode(rows, tokenizer, part.max_length)
+        features = [{**feature, "row": i} for i, several in enumerate(pieces) for feature in several]
+        columns: dict[str, RaggedColumn] = {
+            name: ListedColumn([feature[name] for feature in features]) for name in (features[0] if features else ())
+        }
+        found = evaluate(
+            model, part.task, rows, RaggedRows(columns), batch_size=self.config.eval_batch_size, device=self.device, pad_id=self.pad_id,
+            title=f"labels of {part.name}", predicting=True,
+        )  # fmt: skip
+        return found.answers
+
+    def single_rows(self, most: int) -> Iterator[tuple[Any, Task, Batch]]:
+        """(model, task, batch) of single training rows of this stage, at most so many, drawn once for the stage."""
+        places = [(part, i) for part in self.parts.values() for i in range(len(part.encoded["train"]))]
+        order = np.random.default_rng(derive(self.config.seed, "single rows", self.stage)).permutation(len(places))
+        for place in order[:most]:
+            part, index = places[int(place)]
+            yield self.heads[part.head].model, part.task, self.collate(part.task, [part.encoded["train"][index]])
