@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
 from tunesmith.metrics.transfer import transfer
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
@@ -157,11 +158,26 @@ class History:
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
+        entry["task_found"] = self._task_found(model)
         del model
         gc.collect()
         if not self.alone:
             self.place(number).mkdir(parents=True, exist_ok=True)
             write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _task_found(self, model: Model) -> dict[str, float]:
+        """Share of every task's eval rows that would reach its head if nobody said which task they are of."""
+        found: dict[str, float] = {}
+        for name, part in self.parts.items() if model.inference is not None else ():
+            rows = list(part.roles.eval.table)
+            texts = {}
+            for other, each in self.parts.items():
+                several = [text_of(row, each.task) for row in rows]
+                if None not in several:
+                    texts[other] = [str(text) for text in several]
+            guessed = model.inference.infer(texts, model.heads.first.tokenizer)  # type: ignore[union-attr]
+            found[name] = sum(self.parts[guess].head == part.head for guess in guessed) / len(rows)
+        return found
 
     def _ready(self, model: Model) -> None:
         """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""
@@ -350,6 +366,7 @@ class History:
             "stages": [column.name for column in self.columns],
             **transfer(matrix, untouched, signs),
             "untouched": untouched,
+            "task_found": self.done[-1].get("task_found", {}),
         }
 
     def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:
