@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
 from tunesmith.options import Options as Options  # every option set imports it from here
+from tunesmith.options import RetainOptions
 from tunesmith.stream import StreamOptions
 
 Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
@@ -126,6 +127,9 @@ class RunConfig(Options):
     )
     strategy: str = Field("none", description="how earlier stages are kept")
     continue_from: str | None = Field(None, description="a finished run whose stages come before these")
+    retain: RetainOptions | None = Field(
+        None, description="what must not be forgotten, measured before and after: a text, a data set, or default"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
@@ -315,6 +319,11 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
                 registry.resolve(kind, str(value))
             except ConfigError as error:
                 problems += [(plural, message) for _, message in error.problems]
+    if config is not None and config.retain is not None and config.retain.task is not None:
+        try:
+            registry.resolve("task", config.retain.task)
+        except ConfigError as error:
+            problems += [("retain.task", message) for _, message in error.problems]
     if config is not None and config.stream is not None:
         problems += _streams(config, sections)
     for name, values in sections.items():

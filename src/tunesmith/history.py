@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import retention
+from tunesmith.artifacts.card import note
 from tunesmith.config import RunConfig
+from tunesmith.console import say
 from tunesmith.errors import UserError
+from tunesmith.evaluation.forgetting import sentence
 from tunesmith.metrics.transfer import transfer
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
@@ -41,6 +45,7 @@ class History:
         device: what it runs on.
         source: the pretrained model.
         carry_out: runs a configuration, for strategies that train a model beside.
+        yardstick: what must not be forgotten, as it was before this run.
     """
 
     config: RunConfig
@@ -54,6 +59,7 @@ class History:
     device: Any = None
     source: Any = None
     carry_out: Callable[..., Any] | None = None
+    yardstick: Any = None
 
     @classmethod
     def begin(
@@ -100,6 +106,7 @@ class History:
         self.device, self.source = model.device, model.source
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
+        self._measure_retained(model)
         before = {name: model.measure(part, "eval", "before") for name, part in parts.items()}
         later = {} if self.alone else self._later(model, number)
         untouched = (
@@ -156,11 +163,21 @@ class History:
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
+        self._measure_retained(model)
+        if self.yardstick is not None:  # last, because the model gets a head for it
+            entry["forgetting"] = self.yardstick.record(model)
+            note(self.folder / "artifact", sentence(entry["forgetting"]))
+            say(("" if self.alone else f"after {entry['stage']}: ") + sentence(entry["forgetting"]))
         del model
         gc.collect()
         if not self.alone:
             self.place(number).mkdir(parents=True, exist_ok=True)
             write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _measure_retained(self, model: Model) -> None:
+        """What must not be forgotten as it is before this run; a stream that is resumed measures that again."""
+        if self.config.retain is not None and self.yardstick is None:
+            self.yardstick = retention.begin(model, self.begun_in)
 
     def _ready(self, model: Model) -> None:
         """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""
@@ -310,6 +327,13 @@ class History:
         notes = [entry["training"] for entry in self.done if entry["training"]]
         return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
 
+    def forgetting(self) -> dict[str, Any] | None:
+        """Of what was to be retained; of a stream also after every stage of this run."""
+        own = [entry for i, entry in enumerate(self.done) if self._own(i) and entry.get("forgetting")]
+        if not own or self.alone:
+            return own[-1]["forgetting"] if own else None
+        return {**own[-1]["forgetting"], "change_after": {entry["stage"]: entry["forgetting"]["change"] for entry in own}}
+
     def provenance(self) -> dict[str, Any]:
         """Rows and hashes."""
         if self.alone:
@@ -360,7 +384,7 @@ def _together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part
 
 def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
     """Say which rows were held out, where the user named none, and what random weights mean."""
-    from tunesmith.console import say, warn
+    from tunesmith.console import warn
 
     if configuration.is_new(config.model) and technique.name != "full":
         warn(

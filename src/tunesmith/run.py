@@ -16,7 +16,7 @@ from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import UserError
 from tunesmith.history import History
-from tunesmith.run_folder import config_sha256, materialise, materialise_stream, open_folder, write_json
+from tunesmith.run_folder import config_sha256, materialise, materialise_retain, materialise_stream, open_folder, write_json
 
 SCHEMA = 1
 
@@ -80,6 +80,7 @@ def train(
         raw = {
             **settings,
             **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+            **({"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}),
             **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
         }
         resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
@@ -132,7 +133,7 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) 
             "predicted_memory_bytes": None,
             "predicted_seconds": None,
         },
-        "forgetting": None,
+        "forgetting": history.forgetting(),
         "stream": history.stream(),
         "training": history.training(),
         "verification": verification,

@@ -38,7 +38,7 @@ def add(app: typer.Typer) -> None:
 def train(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
     columns: f.Columns = None, technique: f.Technique = None, quantization: f.Quantization = None, objective: f.Objective = None,
-    stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None,
+    stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None, retain: f.Retain = None,
     seed: f.Seed = None, epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None,
     learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
     max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
@@ -51,7 +51,7 @@ def train(
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
         "technique": technique, "quantization": quantization, "objective": objective, "stream": stream, "strategy": strategy,
-        "continue_from": continue_from, "seed": seed, "epochs": epochs,
+        "continue_from": continue_from, "retain": f.named(retain), "seed": seed, "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "report_to": f.words(report_to), "trust_remote_code": trust_remote_code,
@@ -98,7 +98,7 @@ def _finish(result: dict[str, object], output: str, as_json: bool) -> None:
 
 def compare(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
-    columns: f.Columns = None,
+    columns: f.Columns = None, retain: f.Retain = None,
     models: Annotated[str | None, typer.Option(help="several models, comma-separated, in place of --model")] = None,
     techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all)")] = None,
     baselines: Annotated[str | None, typer.Option(help="comma-separated (default: every one that knows the task)")] = None,
@@ -112,7 +112,7 @@ def compare(
     f.talk(verbose, quiet)
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
-        "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
+        "retain": f.named(retain), "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "trust_remote_code": trust_remote_code,

@@ -31,6 +31,12 @@ def result_table(result: dict[str, Any]) -> Table:
         before = metrics["before"].get(name)
         style = "bold" if name == metrics["primary"] else None
         table.add_row(name, "-" if before is None else f"{before:.4f}", f"{value:.4f}", style=style)
+    kept = result.get("forgetting")
+    if kept:
+        table.add_section()
+        before, after = f"{kept['before']:.4f}", f"{kept['after']:.4f}"
+        table.add_row(f"retained, {kept['source']}: {kept['metric']}", before, after)
+        table.add_row("forgotten (below 0: better)", "", f"{kept['change']:+.4f}")
     table.add_section()
     rows = (
         ("parameters that learn", f"{count(cost['trainable_parameters'])}"),

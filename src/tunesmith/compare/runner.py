@@ -26,7 +26,7 @@ from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity, warn
 from tunesmith.errors import ModelError, SaveError, TechniqueError, TunesmithError, UserError
 from tunesmith.metrics import higher_is_better
-from tunesmith.run_folder import config_sha256, materialise, write_json, write_text
+from tunesmith.run_folder import config_sha256, materialise, materialise_retain, write_json, write_text
 from tunesmith.stage import DEFAULT_EPOCHS
 
 SCHEMA = 1
@@ -96,6 +96,7 @@ def compare(
         settings["models"] = list(models)
     raw = {
         **settings,
+        **({"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}),
         **materialise(
             folder,
             model if model is not None else models[0],
@@ -295,6 +296,7 @@ def carry_out(
         "learning_rate": result.get("training", {}).get("learning_rate"),
         "metrics": result["metrics"],
         "cost": result["cost"],
+        "forgetting": result.get("forgetting"),
         "provenance": result["provenance"],
         "curve": curve(place),
     }
