@@ -36,7 +36,8 @@ def result_table(result: dict[str, Any]) -> Table:
         table.add_section()
         before, after = f"{kept['before']:.4f}", f"{kept['after']:.4f}"
         table.add_row(f"retained, {kept['source']}: {kept['metric']}", before, after)
-        table.add_row("forgotten (below 0: better)", "", f"{kept['change']:+.4f}")
+        what = "moved (a distance, not a loss)" if kept["kind"] == "representation" else "forgotten (below 0: better)"
+        table.add_row(what, "", f"{kept['change']:+.4f}")
     table.add_section()
     rows = (
         ("parameters that learn", f"{count(cost['trainable_parameters'])}"),

@@ -50,5 +50,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     start = f"Retained, {found['source']} ({found['rows']:,} {unit}): {metric} {before:.4f} before, {after:.4f} after; "
     if moved == 0:
         return f"{start}nothing is forgotten."
+    if found["kind"] == "representation":
+        cka = found["further"]["cka"]["after"]
+        return f"{start}its representations moved (linear CKA {cka:.3f}), and no loss can be told without a language-model head."
     share = f" ({moved / abs(before):.1%})" if before and moved > 0 else ""
     return f"{start}{moved:.4f} forgotten{share}." if moved > 0 else f"{start}{-moved:.4f} better than before."

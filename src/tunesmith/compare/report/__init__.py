@@ -110,6 +110,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "label": label,
         "higher": higher,
         "front": FRONT,
+        "retained": any(row.get("forgetting") for row in rows),
         "answer": answer(results),
         "rows": _views(rows, scale),
         "footnotes": footnotes(results),
@@ -190,6 +191,9 @@ def _views(rows: Sequence[Mapping[str, Any]], scale: float) -> list[dict[str, An
             (human.per_minute(row["quality_per_cost"], scale), row["quality_per_cost"], False),
             (human.rate(row["learning_rate"]), row["learning_rate"], False),
         ]
+        if any(each.get("forgetting") for each in rows):
+            kept = row.get("forgetting")
+            cells.append((human.forgotten(kept), kept["mean"] if kept else None, False))
         views.append(
             {
                 "row": row,
