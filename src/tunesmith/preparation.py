@@ -144,7 +144,7 @@ def _part(model: Model, spec: StageTask, earlier: Mapping[str, Part]) -> Part:
             continue
         if spec.head == "extend":
             known.extend(roles.train)
-        elif task.owns_head:
+        elif task.owns_head or task.learns_labels:
             try:
                 known.check(roles.train, "train")
             except DataError:

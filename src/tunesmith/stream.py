@@ -8,6 +8,11 @@
         tasks:
           - {name: spam, task: text-classification, train: spam.csv, weight: 0.5}
           - {name: entities, task: token-classification, train: tweets.jsonl}
+      - name: words                       # `form: text`: one head, the language model's own output layer
+        form: text
+        tasks:
+          - {name: opinion, train: films.csv, instruction: Is the opinion of this film good or bad?}
+          - {name: people, task: token-classification, train: tweets.jsonl}
 
 Each task of a stage reads through a *head*: the one of an earlier stage (`shared`), that one with more labels (`extend`), or its
 own (`own`). `auto` shares where the task is the same and every label is known, and else adds one.
@@ -23,7 +28,7 @@ from tunesmith import registry
 from tunesmith.errors import ConfigError
 from tunesmith.options import Options
 
-TASK_FIELDS = ("task", "train", "validation", "eval", "columns", "head", "options", "instruction")
+TEXT = "text-to-text"
 
 
 class StageTask(Options):
@@ -38,6 +43,26 @@ class StageTask(Options):
     head: Literal["auto", "shared", "extend", "own"] = Field("auto", description="which head reads them")
     weight: float = Field(1.0, gt=0, description="factor of this task's loss")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
+    form: Literal["head", "text"] | None = Field(
+        None, description="text: the task in words, through the model's own output layer (task text-to-text)"
+    )
+    instruction: str | None = Field(None, description="with form: text, what stands before every row")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_words(cls, raw: Any) -> Any:
+        """`form: text` is the task text-to-text around the task."""
+        if not isinstance(raw, dict) or (raw.get("form") != "text" and not raw.get("instruction")):
+            return raw
+        task = str(raw.get("task", cls.model_fields["task"].default))
+        if raw.get("form") == "head":
+            raise ValueError("instruction is for form: text, where a task is put in words; leave it out")
+        rest = {k: v for k, v in raw.items() if k not in ("form", "instruction")}
+        own = dict(raw.get("options") or {})
+        ours = {k: own.pop(k) for k in ("words", "generate_rows", "max_new_tokens", "template") if k in own}
+        if task == TEXT:
+            return {**rest, "options": {**own, **ours, "instruction": raw.get("instruction")}}
+        return {**rest, "task": TEXT, "options": {"task": task, "options": own, "instruction": raw.get("instruction"), **ours}}
 
 
 class Stage(Options):
@@ -66,6 +91,9 @@ class Stage(Options):
             own = {k: v for k, v in raw.items() if k in StageTask.model_fields and k != "name"}
             rest = {k: v for k, v in raw.items() if k not in own}
             return {**rest, "tasks": [{**own, "name": str(raw.get("name") or "")}]}
+        if isinstance(raw, dict) and "form" in raw:  # of all its tasks
+            rest = {k: v for k, v in raw.items() if k != "form"}
+            return {**rest, "tasks": [{"form": raw["form"], **task} for task in raw["tasks"]]}
         return raw
 
 
