@@ -208,7 +208,7 @@ def test_a_multitask_stage(tmp_path: Path, models: Path) -> None:
     for name, changed in {
         "plain": {}, "equal": {"mixing": "equal"}, "uncertainty": {"weighting": "uncertainty"}, "pcgrad": {"weighting": "pcgrad"},
         "heavy": {"tasks": [{**tasks[0], "weight": 5.0}, tasks[1]]},
-        "temperature": {"mixing": "temperature", "temperature": 8.0},
+        "temperature": {"mixing": "temperature", "temperature": 8.0}, "proportional": {"mixing": "proportional"},
     }.items():  # fmt: skip
         listed = [{**tasks[0], "train": toy_rows(32)[:12]}, tasks[1]]
         stage = {"name": "both", "tasks": listed, **changed}

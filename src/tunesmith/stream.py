@@ -71,7 +71,7 @@ class Stage(Options):
     name: str = Field("", description="what results call it")
     tasks: list[StageTask] = Field(min_length=1)
     mixing: Literal["proportional", "equal", "temperature"] = Field(
-        "proportional",
+        "temperature",  # 100 rows beside 10,000 keep less than 90 % of their score by their rows alone (benchmarks/multitask.py)
         description="how often a row of each task is drawn: by its rows n, all alike, or by n^(1/temperature)",
     )
     temperature: float = Field(2.0, ge=1, description="of mixing: 1 is proportional, large values come near equal")

@@ -20,6 +20,7 @@ from tunesmith import registry
 from tunesmith.baselines._base import loss_of, targets
 from tunesmith.config import RunConfig
 from tunesmith.console import progress, warn
+from tunesmith.data.sources import Rows
 from tunesmith.data.splits import Roles
 from tunesmith.errors import TechniqueError
 from tunesmith.models.load import Loaded, load_model, load_tokenizer, locate, longest_input
@@ -41,9 +42,13 @@ class Asker:
         batch_size: prompts in a forward pass.
         device: where it is.
         taken: positions that a technique takes for itself.
+        how: the baseline's name, for errors.
     """
 
-    def __init__(self, loaded: Loaded, task: Any, batch_size: int, device: Any, taken: int = 0) -> None:
+    def __init__(
+        self, loaded: Loaded, task: Any, batch_size: int, device: Any, taken: int = 0, how: str = "zero-shot"
+    ) -> None:
+        self.how = how
         self.loaded, self.tokenizer, self.batch_size, self.device = loaded, loaded.tokenizer, batch_size, device
         self.masked = task.objective == "masked"
         longest = longest_input(loaded.model.config, self.tokenizer)
@@ -69,7 +74,7 @@ class Asker:
             )
         device = torch.device("cuda" if torch.cuda.is_available() and config.device in ("auto", "cuda") else "cpu")
         loaded.model.to(device)
-        return cls(loaded, task, config.eval_batch_size, device)
+        return cls(loaded, task, config.eval_batch_size, device, how=how)
 
     def show(self, solved: Sequence[str]) -> None:
         """Put solved rows before every prompt, as many as fit: the first are left out."""
@@ -95,8 +100,8 @@ class Asker:
             first = next((i for i in ids if self.tokenizer.decode([i]).strip()), self.tokenizer.unk_token_id)
             if first in found:
                 raise TechniqueError(
-                    f"zero-shot: the words for `{found[first]}` and `{label}` begin with the same token; give others with "
-                    f"--set zero-shot.words.{label}=WORD."
+                    f"{self.how}: the words for `{found[first]}` and `{label}` begin with the same token; give others with "
+                    f"--set {self.how}.words.{label}=WORD."
                 )
             found[first] = label
         return torch.tensor(list(found))
@@ -297,7 +302,37 @@ def answer(asker: Asker, options: Any, task: Any, roles: Roles, shots: Sequence[
     return values, nats / max(count, 1)
 
 
+def written(task: Any, rows: Rows, config: RunConfig, *, whole: bool = False) -> Found:
+    """The untouched model under a task that writes.
+
+    Args:
+        task: fitted.
+        rows: to answer.
+        config: names the model.
+        whole: read as much as the model can, whatever `max_length` says.
+    """
+    from tunesmith.data.encode import encode
+    from tunesmith.evaluation.evaluate import evaluate
+    from tunesmith.models.load import pick_max_length, positions
+
+    source = locate(config.model)
+    tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+    loaded = load_model(source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code)
+    task.positions = positions(loaded, 0)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device in ("auto", "cuda") else "cpu")
+    length = pick_max_length(config.max_length, task.default_max_length, loaded)
+    if whole:
+        length = task.positions or max(length, WHOLE)
+    encoded = encode(task, rows, tokenizer, length)
+    found = evaluate(
+        loaded.model.to(device), task, rows.table, encoded, batch_size=config.eval_batch_size, device=device,
+        pad_id=tokenizer.pad_token_id, title="asking",
+    )  # fmt: skip
+    return [answer.value for answer in found.answers], found.metrics["loss"]
+
+
 UNANSWERABLE = "unanswerable"
+WHOLE = 2048  # tokens of a prompt where nothing bounds the model
 ASK: dict[str, Callable[..., Found]] = {
     "text-classification": classify, "token-classification": tag, "question-answering": answer,
 }  # fmt: skip

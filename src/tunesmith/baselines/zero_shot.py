@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
-from tunesmith.baselines._asking import ASK, Asker
+from tunesmith.baselines._asking import ASK, Asker, written
 from tunesmith.baselines._base import Baseline, Guess
 from tunesmith.config import Options as BaseOptions
 from tunesmith.config import RunConfig, is_new
 from tunesmith.data.splits import Roles
 from tunesmith.errors import TechniqueError
-from tunesmith.models.load import load_model, load_tokenizer, locate
 from tunesmith.tasks._base import Task
 
 
@@ -58,25 +56,5 @@ class ZeroShot(Baseline):
         if task.name in ASK:
             values, loss = ASK[task.name](Asker.open(config, "zero-shot"), self.options, task, roles)
         else:
-            values, loss = score(task, roles, config)
+            values, loss = written(task, roles.eval, config)
         return Guess(values, loss)
-
-
-def score(task: Any, roles: Roles, config: RunConfig) -> tuple[Any, float]:
-    """The untouched model under the task itself."""
-    from tunesmith.data.encode import encode
-    from tunesmith.evaluation.evaluate import evaluate
-    from tunesmith.models.load import pick_max_length, positions
-
-    source = locate(config.model)
-    tokenizer = load_tokenizer(source, trust_remote_code=config.trust_remote_code)
-    loaded = load_model(source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code)
-    task.positions = positions(loaded, 0)
-    device = torch.device("cuda" if torch.cuda.is_available() and config.device in ("auto", "cuda") else "cpu")
-    rows = roles.eval
-    encoded = encode(task, rows, tokenizer, pick_max_length(config.max_length, task.default_max_length, loaded))
-    found = evaluate(
-        loaded.model.to(device), task, rows.table, encoded, batch_size=config.eval_batch_size, device=device,
-        pad_id=tokenizer.pad_token_id, title="zero-shot",
-    )  # fmt: skip
-    return [answer.value for answer in found.answers], found.metrics["loss"]
