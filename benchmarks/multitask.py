@@ -64,7 +64,9 @@ def run(stage: dict[str, Any], steps: int, seed: int, folder: Path) -> dict[str,
         output=folder / "run", overwrite=True, **SETTINGS,
     ).result["metrics"]["after"]  # fmt: skip
     return {
-        task["name"]: {key.partition("/")[2]: value for key, value in found.items() if key.startswith(f"{task['name']}/")}
+        task["name"]: {
+            key.partition("/")[2]: value for key, value in found.items() if key.startswith(f"{task['name']}/")
+        }
         for task in tasks
     }
 
@@ -72,7 +74,12 @@ def run(stage: dict[str, Any], steps: int, seed: int, folder: Path) -> dict[str,
 def difference(together: list[float], alone: list[float]) -> dict[str, Any]:
     """Mean over seeds of together - alone, its interval, and whether all of it is below 0."""
     found = mean_interval([a - b for a, b in zip(together, alone, strict=True)])
-    return {"mean": found.mean, "low": found.low, "high": found.high, "worse": found.high is not None and found.high < 0}
+    return {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "worse": found.high is not None and found.high < 0,
+    }
 
 
 def mixed(seeds: list[int], folder: Path) -> dict[str, Any]:
@@ -96,7 +103,10 @@ def mixed(seeds: list[int], folder: Path) -> dict[str, Any]:
                 "mcc": [each[name]["mcc"] for each in found] if "mcc" in found[0][name] else None,
             }  # fmt: skip
         variants.append(entry)
-        shown = {n: (round(mean_interval(e["values"]).mean, 4), round(e["difference"]["mean"], 4)) for n, e in entry["tasks"].items()}
+        shown = {
+            n: (round(mean_interval(e["values"]).mean, 4), round(e["difference"]["mean"], 4))
+            for n, e in entry["tasks"].items()
+        }
         print(f"{mixing} {weighting}: {shown}", flush=True)
     single = {
         name: {"metric": DATA[name][2], "values": [each[DATA[name][2]] for each in found], "rows": tasks[name]["rows"]}
@@ -112,7 +122,9 @@ def small(seeds: list[int], folder: Path) -> dict[str, Any]:
         "spam": [run({"tasks": [few]}, SMALL_STEPS, seed, folder)["spam"] for seed in seeds],
         "sentiment": [run({"tasks": [many]}, 2 * many["rows"] // 16, seed, folder)["sentiment"] for seed in seeds],
     }
-    print("alone", {n: [(round(e["accuracy"], 4), round(e["mcc"], 4)) for e in f] for n, f in alone.items()}, flush=True)
+    print(
+        "alone", {n: [(round(e["accuracy"], 4), round(e["mcc"], 4)) for e in f] for n, f in alone.items()}, flush=True
+    )
     variants = []
     for mixing, temperature in (("proportional", 1.0), ("temperature", 2.0), ("temperature", 4.0), ("equal", 1.0)):
         stage = {"tasks": [few, many], "mixing": mixing, "temperature": temperature}
@@ -129,7 +141,12 @@ def small(seeds: list[int], folder: Path) -> dict[str, Any]:
         kept = {f"{n}/{m}": round(e["kept"], 3) for n, each in entry["tasks"].items() for m, e in each.items()}
         print(f"{mixing} {temperature}: kept {kept}", flush=True)
     single = {n: {m: [e[m] for e in f] for m in ("accuracy", "mcc")} for n, f in alone.items()}
-    return {"rows": {"spam": few["rows"], "sentiment": many["rows"]}, "steps_alone": SMALL_STEPS, "alone": single, "together": variants}
+    return {
+        "rows": {"spam": few["rows"], "sentiment": many["rows"]},
+        "steps_alone": SMALL_STEPS,
+        "alone": single,
+        "together": variants,
+    }
 
 
 PARTS = {"mixed": mixed, "small": small}
@@ -148,7 +165,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for part in given.only or PARTS:
             found[part] = PARTS[part](seeds, Path(place))
-            found |= {"model": "asset:bert-tiny", "seeds": seeds, "settings": SETTINGS, "versions": cost.versions(), "hardware": cost.hardware()}
+            found |= {
+                "model": "asset:bert-tiny",
+                "seeds": seeds,
+                "settings": SETTINGS,
+                "versions": cost.versions(),
+                "hardware": cost.hardware(),
+            }
             given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

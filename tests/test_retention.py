@@ -126,7 +126,15 @@ def test_drift_measures() -> None:
 def test_the_sign() -> None:
     assert change("accuracy", 0.9, 0.7) == pytest.approx(0.2) and change("bits_per_byte", 1.0, 1.5) == 0.5
     assert change("cosine_distance", 0.0, 0.3) == 0.3 and change("f1", 0.5, 0.6) == pytest.approx(-0.1)
-    shown = {"kind": "text-classification", "source": "a", "rows": 3, "metric": "accuracy", "before": 0.9, "after": 0.7, "change": 0.2}
+    shown = {
+        "kind": "text-classification",
+        "source": "a",
+        "rows": 3,
+        "metric": "accuracy",
+        "before": 0.9,
+        "after": 0.7,
+        "change": 0.2,
+    }
     assert "0.2000 forgotten (22.2%)" in sentence(shown)
     assert "better than before" in sentence({**shown, "change": -0.1})
     assert "nothing is forgotten" in sentence({**shown, "change": 0.0})

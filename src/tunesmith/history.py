@@ -14,13 +14,11 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import retention
-from tunesmith.artifacts.card import note
 from tunesmith.config import RunConfig
-from tunesmith.console import say
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
-from tunesmith.evaluation.forgetting import sentence
 from tunesmith.metrics.transfer import transfer
-from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
+from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
 from tunesmith.stage import MEAN, Turn, learn, score, together
 from tunesmith.stream import Stage, file_name, for_task, stages_of
@@ -106,7 +104,7 @@ class History:
         self.device, self.source = model.device, model.source
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
-        self._measure_retained(model)
+        self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         before = {name: model.measure(part, "eval", "before") for name, part in parts.items()}
         later = {} if self.alone else self._later(model, number)
         untouched = (
@@ -125,9 +123,10 @@ class History:
         def keep(session: Any) -> None:
             from tunesmith.training.checkpoint import write_state
 
-            if not self.alone:
+            state = self.strategy.state_dict()
+            if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
-                write_state(self.place(number) / STRATEGY_FILE, self.strategy.state_dict())
+                write_state(self.place(number) / STRATEGY_FILE, state)
 
         turn = Turn(
             stage, number, parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
@@ -163,21 +162,29 @@ class History:
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
-        self._measure_retained(model)
+        entry["task_found"] = self._task_found(model)
+        self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         if self.yardstick is not None:  # last, because the model gets a head for it
-            entry["forgetting"] = self.yardstick.record(model)
-            note(self.folder / "artifact", sentence(entry["forgetting"]))
-            say(("" if self.alone else f"after {entry['stage']}: ") + sentence(entry["forgetting"]))
+            entry["forgetting"] = self.yardstick.conclude(model, "" if self.alone else f"after {entry['stage']}: ")
         del model
         gc.collect()
         if not self.alone:
             self.place(number).mkdir(parents=True, exist_ok=True)
             write_json(self.place(number) / SCORES_FILE, entry)
 
-    def _measure_retained(self, model: Model) -> None:
-        """What must not be forgotten as it is before this run; a stream that is resumed measures that again."""
-        if self.config.retain is not None and self.yardstick is None:
-            self.yardstick = retention.begin(model, self.begun_in)
+    def _task_found(self, model: Model) -> dict[str, float]:
+        """Share of every task's eval rows that would reach its head if nobody said which task they are of."""
+        found: dict[str, float] = {}
+        for name, part in self.parts.items() if model.inference is not None else ():
+            rows = list(part.roles.eval.table)
+            texts = {}
+            for other, each in self.parts.items():
+                several = [text_of(row, each.task) for row in rows]
+                if None not in several:
+                    texts[other] = [str(text) for text in several]
+            guessed = model.inference.infer(texts, model.heads.first.tokenizer)  # type: ignore[union-attr]
+            found[name] = sum(self.parts[guess].head == part.head for guess in guessed) / len(rows)
+        return found
 
     def _ready(self, model: Model) -> None:
         """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""
@@ -212,9 +219,10 @@ class History:
         before = History.begin(config, other, resume=False)
         if before.config.strategy == "joint" or self.config.strategy == "joint":
             raise UserError("joint trains all stages at once and cannot continue a run; list all stages in one stream.")
-        taken = {task.name for stage in before.stages for task in stage.tasks} & {
-            t.name for s in self.stages for t in s.tasks
-        }
+        earlier = {task.name for stage in before.stages for task in stage.tasks}
+        self.columns = stages_of(self.config, earlier)
+        self.stages = self.strategy.plan_stream(self.columns)
+        taken = earlier & {task.name for stage in self.stages for task in stage.tasks}
         if taken:
             raise UserError(
                 f"`{sorted(taken)[0]}` is the name of a task of `{other}` already; give the new one another name."
@@ -265,9 +273,13 @@ class History:
             self.parts[spec.name] = Part(
                 spec.name, spec, heads[spec.name], None, load_roles(config, task), stage=stage.name
             )
-        self.strategy.load_state_dict(read_state(self.place(number) / STRATEGY_FILE))
+        state = self.place(number) / STRATEGY_FILE
+        if state.is_file():
+            self.strategy.load_state_dict(read_state(state))
         path = self.place(number) / SCORES_FILE
-        if path.is_file():
+        if self.alone:
+            self.done.append(self._plain_entry(stage))
+        elif path.is_file():
             self.done.append(json.loads(path.read_text(encoding="utf-8")))
         else:  # killed between the artifact and its scores
             entry = {
@@ -281,6 +293,15 @@ class History:
             }
             self._measure(entry, number)
             self.done.append(entry)
+
+    def _plain_entry(self, stage: Stage) -> dict[str, Any]:
+        """What a finished plain run measured, as the stage it is to a run that continues it."""
+        result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        (name,) = (spec.name for spec in stage.tasks)
+        return {
+            "stage": stage.name, "before": {name: result["metrics"]["before"]}, "untouched": {}, "cost": result["cost"],
+            "training": result["training"], "after": {name: result["metrics"]["after"]}, "measured_on": "eval",
+        }  # fmt: skip
 
     # ---- results
 
@@ -312,8 +333,8 @@ class History:
         return {"before": _together(shared, self.parts), "after": _together(after, self.parts), "primary": MEAN}
 
     def cost(self) -> dict[str, Any]:
-        """Of all stages together."""
-        costs = [entry["cost"] for entry in self.done if self._own(self.done.index(entry)) and entry["cost"]]
+        """Of all stages of this run together."""
+        costs = [entry["cost"] for i, entry in enumerate(self.done) if self._own(i) and entry["cost"]]
         seconds = sum(each["train_seconds"] for each in costs)
         tokens = sum(each["tokens_per_second"] * max(each["train_seconds"], 1e-9) for each in costs)
         return {
@@ -324,7 +345,7 @@ class History:
 
     def training(self) -> dict[str, Any]:
         """Of the last stage; steps and tokens of all."""
-        notes = [entry["training"] for entry in self.done if entry["training"]]
+        notes = [entry["training"] for i, entry in enumerate(self.done) if self._own(i) and entry["training"]]
         return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
 
     def forgetting(self) -> dict[str, Any] | None:
@@ -332,7 +353,10 @@ class History:
         own = [entry for i, entry in enumerate(self.done) if self._own(i) and entry.get("forgetting")]
         if not own or self.alone:
             return own[-1]["forgetting"] if own else None
-        return {**own[-1]["forgetting"], "change_after": {entry["stage"]: entry["forgetting"]["change"] for entry in own}}
+        return {
+            **own[-1]["forgetting"],
+            "change_after": {entry["stage"]: entry["forgetting"]["change"] for entry in own},
+        }
 
     def provenance(self) -> dict[str, Any]:
         """Rows and hashes."""
@@ -359,6 +383,7 @@ class History:
             "stages": [column.name for column in self.columns],
             **transfer(matrix, untouched, signs),
             "untouched": untouched,
+            "task_found": self.done[-1].get("task_found", {}),
         }
 
     def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:
@@ -380,21 +405,3 @@ def _together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part
         **{f"{name}/{k}": v for k, v in metrics.items()},
         "loss": metrics["loss"],
     }
-
-
-def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
-    """Say which rows were held out, where the user named none, and what random weights mean."""
-    from tunesmith.console import warn
-
-    if configuration.is_new(config.model) and technique.name != "full":
-        warn(
-            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
-            "the default for new models."
-        )
-    elif configuration.is_new(config.model):
-        say(f"{config.model} starts from random weights, so everything learns (technique full).")
-    for part in parts.values():
-        if "by content hash" in part.roles.origins["eval"]:
-            say(
-                f"No --eval given: {len(part.roles.eval):,} rows ({part.roles.origins['eval']}) are only measured, not trained on."
-            )

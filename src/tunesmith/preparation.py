@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import DataError, UserError
 from tunesmith.stream import Stage, StageTask, for_task
 
@@ -62,6 +63,7 @@ class Model:
     heads: Any = None
     readings: dict[str, Any] = field(default_factory=dict)
     attached: bool = False
+    inference: TaskInference | None = None
 
     @property
     def pad_id(self) -> int:
@@ -98,8 +100,9 @@ def reopen(config: RunConfig, folder: Path, artifact: Path) -> Model:
     for loaded in opened.heads.loaded.values():
         loaded.model.to(device)
     return Model(
-        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True
-    )
+        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True,
+        inference=opened.inference,
+    )  # fmt: skip
 
 
 # ---- rows and heads
@@ -235,6 +238,24 @@ def readable(model: Model, spec: StageTask) -> Part | None:
         encode_part(model, part, ("eval",), look=False)
         return part
     return None
+
+
+def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
+    """Say which rows were held out, where the user named none, and what random weights mean."""
+    from tunesmith.console import say, warn
+
+    if configuration.is_new(config.model) and technique.name != "full":
+        warn(
+            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
+            "the default for new models."
+        )
+    elif configuration.is_new(config.model):
+        say(f"{config.model} starts from random weights, so everything learns (technique full).")
+    for part in parts.values():
+        if "by content hash" in part.roles.origins["eval"]:
+            say(
+                f"No --eval given: {len(part.roles.eval):,} rows ({part.roles.origins['eval']}) are only measured, not trained on."
+            )
 
 
 def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import registry
+from tunesmith.artifacts.card import note
 from tunesmith.config import RunConfig, is_new
+from tunesmith.console import say
 from tunesmith.data import sources
 from tunesmith.data.encode import encode, refuse_nothing
 from tunesmith.data.passages import passages
@@ -63,13 +65,16 @@ class Yardstick(ABC):
     def measure(self, model: Model | None) -> dict[str, float]:
         """Metrics of an opened artifact, or of the pretrained model (None); a head may be put on the artifact's model."""
 
-    def record(self, model: Model) -> dict[str, Any]:
-        """The `forgetting` entry for what was saved."""
+    def conclude(self, model: Model, title: str) -> dict[str, Any]:
+        """The `forgetting` entry for what was saved; it is said, and stands in the artifact's card."""
         with step_by_step():
             after = self.measure(model)
-        return forgetting.record(
+        found = forgetting.record(
             self.kind, self.rows.source, len(self.rows), self.rows.sha256, self.before, after, self.metric, self.how
         )
+        note(model.folder / "artifact", forgetting.sentence(found))
+        say(title + forgetting.sentence(found))
+        return found
 
     def under(self, model: Model | None, task: Any) -> Loaded:
         """A model under the output layer that its checkpoint brought: the run's own where it writes itself."""
@@ -171,7 +176,9 @@ class Asked(Yardstick):
         from tunesmith.baselines._asking import ASK, Asker
         from tunesmith.data.splits import Roles
 
-        asker = Asker(self.under(model, self.language), self.language, self.config.eval_batch_size, self.device, self.taken)
+        asker = Asker(
+            self.under(model, self.language), self.language, self.config.eval_batch_size, self.device, self.taken
+        )
         options = configuration.options_of(self.config, "baseline", "zero-shot")
         values, loss = ASK[self.task.name](asker, options, self.task, Roles(self.rows, None, self.rows, {}))
         metric = self.task.metric()
@@ -235,7 +242,11 @@ def _general(run: Model, wanted: RetainOptions) -> Yardstick:
         return Drift(run, rows, opened(run.config, _Plain(), run.device), why)
     fresh = opened(run.config, task, run.device)
     if fresh.backbone.head_names or not can_share(run.heads.first, fresh):
-        brings = "brings no language-model head" if fresh.backbone.head_names else "has one that needs more than this task's half of the model"
+        brings = (
+            "brings no language-model head"
+            if fresh.backbone.head_names
+            else "has one that needs more than this task's half of the model"
+        )
         return Drift(run, rows, opened(run.config, _Plain(), run.device), f"the checkpoint {brings}")
     found = Text(run, rows, fresh, task, "general text")
     if task.name == "instruction":
@@ -264,8 +275,17 @@ def _of_task(run: Model, wanted: RetainOptions, before: Model | None) -> Yardsti
             continue
         return Skill(run, rows, name, reading.task)
     language = task if not task.owns_head else _language(run.source.path, config.trust_remote_code)
-    fresh = None if language is None or language.name != "language-modeling" and task.owns_head else opened(config, language, run.device)
-    if fresh is None or fresh.backbone.head_names or not can_share(run.heads.first, fresh) or (task.owns_head and task.name not in ASKABLE):
+    fresh = (
+        None
+        if language is None or (language.name != "language-modeling" and task.owns_head)
+        else opened(config, language, run.device)
+    )
+    if (
+        fresh is None
+        or fresh.backbone.head_names
+        or not can_share(run.heads.first, fresh)
+        or (task.owns_head and task.name not in ASKABLE)
+    ):
         raise ModelError(
             f"`{config.model}` cannot do {task.name} before it has learned it: it has no head for it and cannot be asked in words. Continue a run "
             "that learned it (--continue-from), or retain a general text."

@@ -16,7 +16,14 @@ from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import UserError
 from tunesmith.history import History
-from tunesmith.run_folder import config_sha256, materialise, materialise_retain, materialise_stream, open_folder, write_json
+from tunesmith.run_folder import (
+    config_sha256,
+    materialise,
+    materialise_retain,
+    materialise_stream,
+    open_folder,
+    write_json,
+)
 
 SCHEMA = 1
 
@@ -80,7 +87,9 @@ def train(
         raw = {
             **settings,
             **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
-            **({"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}),
+            **(
+                {"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}
+            ),
             **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
         }
         resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})

@@ -68,13 +68,21 @@ def test_shots_are_balanced_and_drawn_by_the_seed() -> None:
     cls = registry.load("task", "text-classification")
     task = cls(cls.Options())
     many = [{"text": f"{row['text']} {i}", "label": "a"} for i, row in enumerate(toy_rows(40))]
-    rows = Rows(Dataset.from_list([*many, *({"text": f"{label} {i}", "label": label} for i in range(5) for label in "bc")]), "rows", "x")
+    rows = Rows(
+        Dataset.from_list([*many, *({"text": f"{label} {i}", "label": label} for i in range(5) for label in "bc")]),
+        "rows",
+        "x",
+    )
     task.fit(rows)
     found = few_shot.choose(task, rows, 8, 0)
     counts = np.unique([row["label"] for row in found], return_counts=True)[1]
     assert len(found) == 8 and counts.tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
     assert found == few_shot.choose(task, rows, 8, 0) != few_shot.choose(task, rows, 8, 1)
-    assert len(few_shot.choose(task, rows, 15, 0)) == len({row["text"] for row in few_shot.choose(task, rows, 15, 0)}) == 15
+    assert (
+        len(few_shot.choose(task, rows, 15, 0))
+        == len({row["text"] for row in few_shot.choose(task, rows, 15, 0)})
+        == 15
+    )
     assert len(few_shot.choose(task, rows, 100, 0)) == 50  # all there are
 
     tags = registry.load("task", "token-classification")
@@ -91,9 +99,14 @@ def test_every_task_and_option(task: str, models: Path, tmp_path: Path) -> None:
     """More shots, another seed and another template change what the model is asked, and so its loss."""
     model = checkpoint("gpt2", models, tmp_path)
     words = {"O": "the", "WORK": "film", "WORD": "good"} if task == "token-classification" else WORDS
-    template = {"question-answering": "{question} {context}", "token-classification": "{text} {word} is"}.get(task, "{text} is")
+    template = {"question-answering": "{question} {context}", "token-classification": "{text} {word} is"}.get(
+        task, "{text} is"
+    )
     given = {"words": words, "template": template}
-    found = [guess_of(model, task, **{"shots": 2, **given})[0].loss, guess_of(model, task, **{"shots": 4, **given})[0].loss]
+    found = [
+        guess_of(model, task, **{"shots": 2, **given})[0].loss,
+        guess_of(model, task, **{"shots": 4, **given})[0].loss,
+    ]
     found.append(guess_of(model, task, seed=1, **{"shots": 2, **given})[0].loss)
     if task != "instruction":
         found.append(guess_of(model, task, **{"shots": 2, **given, "template": f"the {template}"})[0].loss)

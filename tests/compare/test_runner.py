@@ -37,7 +37,17 @@ def by_name(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_every_row_is_there(done: Any) -> None:
     rows = by_name(done.results)
-    assert set(rows) == {"full", "lora", "bitfit", "majority", "tfidf", "linear-probe", "few-shot", "zero-shot", "untouched"}
+    assert set(rows) == {
+        "full",
+        "lora",
+        "bitfit",
+        "majority",
+        "tfidf",
+        "linear-probe",
+        "few-shot",
+        "zero-shot",
+        "untouched",
+    }
     assert rows["lora"]["n"] == 2 and rows["lora"]["metrics"]["accuracy"]["n"] == 2
     assert rows["lora"]["peak_memory_bytes"] > 1e8
     assert rows["lora"]["trainable_parameters"] < rows["full"]["trainable_parameters"]

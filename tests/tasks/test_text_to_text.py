@@ -17,7 +17,10 @@ from tunesmith.data.sources import Rows
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 
-WORDS = {"text-classification": {"positive": "good", "negative": "bad"}, "token-classification": {"WORK": "film", "WORD": "good"}}
+WORDS = {
+    "text-classification": {"positive": "good", "negative": "bad"},
+    "token-classification": {"WORK": "film", "WORD": "good"},
+}
 
 
 def wording(task: str, rows: list[dict[str, Any]], **options: Any) -> Any:
@@ -66,7 +69,9 @@ def test_what_should_be_written_is_read_back_as_the_truth(task: str, rows: Any, 
         value, readable = found.wording.value(text, row)
         metric.update((registry_score(), value, readable), found.truth(row))
     scores = metric.compute()
-    perfect = {k: v for k, v in scores.items() if k in ("accuracy", "f1_macro", "f1", "exact_match", "pearson", "readable")}
+    perfect = {
+        k: v for k, v in scores.items() if k in ("accuracy", "f1_macro", "f1", "exact_match", "pearson", "readable")
+    }
     assert found.primary in scores and all(v == pytest.approx(1) for v in perfect.values()), scores
 
 
@@ -149,7 +154,12 @@ def test_alone_and_options(tmp_path: Path, models: Path) -> None:
         "plain": {}, "told": {"instruction": "good or bad"}, "words": {"words": {"positive": "love", "negative": "hate"}},
         "framed": {"template": "alpaca"},
     }.items():  # fmt: skip
-        settings = {"task": "text-classification", "words": WORDS["text-classification"], "max_new_tokens": 2, **options}
+        settings = {
+            "task": "text-classification",
+            "words": WORDS["text-classification"],
+            "max_new_tokens": 2,
+            **options,
+        }
         found = tunesmith.train(
             str(tiny_model("llama", models / "llama")), task="text-to-text", train=toy_rows(16), eval=toy_rows(8), max_steps=2, device="cpu",
             output=tmp_path / name, **{"text-to-text": settings}, doctor=False,
@@ -167,8 +177,8 @@ def test_a_long_text_is_cut_into_windows_that_hold_all_of_it(models: Path) -> No
     tokenizer = load_tokenizer(source)
     load_model(source, tokenizer, task)
     (features,) = task.encode([{"text": "the film " * 100}], tokenizer, 48)
-    told = [f["labels"][f["labels"] >= 0].tolist() for f in features]
-    assert sum(told, []) == [*tokenizer("the film " * 100, add_special_tokens=False)["input_ids"], task.stops[0]]
+    told = [token for f in features for token in f["labels"][f["labels"] >= 0].tolist()]
+    assert told == [*tokenizer("the film " * 100, add_special_tokens=False)["input_ids"], task.stops[0]]
     assert max(len(f["input_ids"]) for f in features) <= 48
 
 
@@ -183,9 +193,7 @@ def test_a_long_text_is_cut_into_windows_that_hold_all_of_it(models: Path) -> No
 def test_bad_forms_are_refused(changed: dict[str, Any], words: list[str], models: Path, tmp_path: Path) -> None:
     one = {"name": "a", "train": toy_rows(8), "instruction": "x", **changed}
     with pytest.raises(tunesmith.UserError) as caught:
-        tunesmith.train(
-            str(tiny_model("llama", models / "llama")), stream={"stages": [one]}, output=tmp_path / "run"
-        )
+        tunesmith.train(str(tiny_model("llama", models / "llama")), stream={"stages": [one]}, output=tmp_path / "run")
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

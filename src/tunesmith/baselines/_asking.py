@@ -192,7 +192,9 @@ def classify(asker: Asker, options: Any, task: Any, roles: Roles, shots: Sequenc
     def prompt(row: Mapping[str, Any]) -> str:
         return template.replace("{text}", " ".join(str(row[n]) for n in ("text", "text_pair") if row.get(n)))
 
-    asker.show([f"{prompt(row)} {word_of(task.labels[int(task.target(row['label']))], options.words)}" for row in shots])
+    asker.show(
+        [f"{prompt(row)} {word_of(task.labels[int(task.target(row['label']))], options.words)}" for row in shots]
+    )
     scores = asker.ask([prompt(row) for row in roles.eval.table], asker.words(task.labels, options.words), "asking")
     chosen = scores.argmax(1)
     return chosen, loss_of("single-label", chosen, np.exp(scores), targets(task, roles.eval.table))

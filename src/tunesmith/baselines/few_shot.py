@@ -48,7 +48,12 @@ class FewShot(Baseline):
 
     Options = Options
     reads_model: ClassVar[bool] = True
-    tasks: ClassVar[tuple[str, ...]] = ("text-classification", "token-classification", "question-answering", "instruction")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "text-classification",
+        "token-classification",
+        "question-answering",
+        "instruction",
+    )
 
     def predict(self, task: Task, roles: Roles, config: RunConfig) -> Guess:
         """Draw the shots from the training rows, ask about every eval row."""
@@ -91,7 +96,11 @@ def _labelled(task: Any, row: dict[str, Any], generator: np.random.Generator) ->
     if task.name == "token-classification":
         words, tags = task.words(row), [kind_of(task, tag) for tag in task.truth(row)]
         known = set(types_of(task))
-        one = {tag: int(generator.permutation([i for i, t in enumerate(tags) if t == tag])[0]) for tag in dict.fromkeys(tags) if tag in known}
+        one = {
+            tag: int(generator.permutation([i for i, t in enumerate(tags) if t == tag])[0])
+            for tag in dict.fromkeys(tags)
+            if tag in known
+        }
         return [(tag, {**row, "word": words[i], "label": tag}) for tag, i in one.items()]
     if task.name == "question-answering":
         return [(str(bool(task.truth(row))), row)]

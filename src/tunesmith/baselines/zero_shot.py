@@ -12,7 +12,7 @@ A model whose checkpoint brings no language-model head cannot be asked, and the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 

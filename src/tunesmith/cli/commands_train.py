@@ -112,7 +112,8 @@ def compare(
     f.talk(verbose, quiet)
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
-        "retain": f.named(retain), "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
+        "retain": f.named(retain),
+        "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "trust_remote_code": trust_remote_code,

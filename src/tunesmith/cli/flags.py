@@ -29,7 +29,9 @@ Strategy = Annotated[str | None, typer.Option(help="how earlier stages are kept 
 ContinueFrom = Annotated[str | None, typer.Option(help="a finished run whose stages come before these")]
 Retain = Annotated[
     str | None,
-    typer.Option(help="what must not be forgotten, measured before and after: text file, hub id, asset:NAME, or default"),
+    typer.Option(
+        help="what must not be forgotten, measured before and after: text file, hub id, asset:NAME, or default"
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="makes the run repeatable (default 0)")]
 Epochs = Annotated[float | None, typer.Option(help="passes over the training rows (default 3; 10 for new models)")]

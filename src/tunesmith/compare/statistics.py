@@ -188,7 +188,9 @@ def _row(name: str, kind: str, model: str | None, members: Sequence[Mapping[str,
     }
     kept = [run["forgetting"] for run in done if run.get("forgetting")]
     # Runs retain the same rows; of an untouched model, which measures none, nothing is said.
-    row["forgetting"] = {**(_summary([each["change"] for each in kept]) or {}), "metric": kept[0]["metric"]} if kept else None
+    row["forgetting"] = (
+        {**(_summary([each["change"] for each in kept]) or {}), "metric": kept[0]["metric"]} if kept else None
+    )
     for cost in COSTS:
         mean = _mean([entry.get(cost) for entry in costs])
         # A baseline reports 0 where a cost has no meaning (majority trains nothing); 0 would read as measured.

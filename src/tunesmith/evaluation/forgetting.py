@@ -35,7 +35,9 @@ def record(kind: str, source: str, rows: int, sha256: str, before: Mapping[str, 
         metric: the one that forgetting is told by.
         how: what the metric is, in words.
     """
-    further = {name: {"before": before[name], "after": after[name]} for name in after if name != metric and name in before}
+    further = {
+        name: {"before": before[name], "after": after[name]} for name in after if name != metric and name in before
+    }
     return {
         "source": source, "kind": kind, "metric": metric, "before": before[metric], "after": after[metric],
         "change": change(metric, before[metric], after[metric]), "sign": "positive = forgotten", "how": how, "rows": rows,

@@ -141,13 +141,6 @@ class Heads:
             if SEPARATOR in name:
                 yield name, parameter
 
-    def shared(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters below every head: what a later stage can make an earlier one forget."""
-        heads = {id(p) for loaded in self.loaded.values() for _, p in loaded.backbone.head_parameters()}
-        for name, parameter in self.named_parameters():
-            if id(parameter) not in heads:
-                yield name, parameter
-
 
 def can_share(donor: Loaded, other: Loaded) -> bool:
     """Whether a model's base can be replaced by another's: the same class, or every part of it is there by name."""

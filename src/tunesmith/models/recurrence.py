@@ -51,7 +51,8 @@ def first_values(linear: Any) -> tuple[torch.Tensor, torch.Tensor]:
 @contextmanager
 def step_by_step() -> Iterator[None]:
     """Inside, every cell runs its own loop: the kernels sum in another order, so that a cell with an adapter that adds nothing and the
-    plain cell would differ by a rounding."""
+    plain cell would differ by a rounding.
+    """
     before, Cell.kernels = Cell.kernels, False
     try:
         yield

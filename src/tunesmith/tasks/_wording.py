@@ -75,7 +75,9 @@ class Wording(ABC):
             word = self.given.get(label) or label.replace("_", " ").replace("-", " ")
             if not plain(word) or plain(word) in seen:
                 alike = f"like `{seen[plain(word)]}`" if plain(word) in seen else "as nothing"
-                raise DataError(f"the label `{label}` would be written {alike}; give it a word with text-to-text.words.")
+                raise DataError(
+                    f"the label `{label}` would be written {alike}; give it a word with text-to-text.words."
+                )
             found[label] = word
             seen[plain(word)] = label
         return found
@@ -95,7 +97,11 @@ class Labels(Wording):
         if self.task.problem == "regression":
             return "Write the number that fits the text."
         listed = ", ".join(list(self.words.values())[:LISTED])
-        what = "Which of these fit the text, or none" if self.task.problem == "multi-label" else "Which of these fits the text"
+        what = (
+            "Which of these fit the text, or none"
+            if self.task.problem == "multi-label"
+            else "Which of these fits the text"
+        )
         return f"{what}: {listed}{', ...' if len(self.words) > LISTED else ''}?"
 
     def material(self, row: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ class TextToTextMetric:
 class TextToText(Instruction):
     """Rows of another task, asked and answered in words."""
 
-    Options = TextToTextOptions
+    Options: ClassVar[type[InstructionOptions]] = TextToTextOptions
     wraps: ClassVar[bool] = True
     learns_labels: ClassVar[bool] = True
     code_version = 1
