@@ -54,6 +54,16 @@ def test_the_stage_of_several_tasks_runs(reader: Path, models: Path) -> None:
     assert {"reviews/accuracy", "entities/f1", "mean_score"} <= after.keys()
 
 
+def test_tasks_as_text_run(reader: Path, models: Path) -> None:
+    (reader / "words.yaml").write_text(blocks("yaml")[2], encoding="utf-8")
+    model = str(tiny_model("llama", models / "llama"))
+    for line in blocks("bash")[1].splitlines():
+        words = shlex.split(line.replace("asset:smollm2-135m", model))[1:]
+        assert run([*words, "-q", *(["--max-steps", "2"] if words[0] == "train" else [])]) == 0, line
+    after = json.loads((reader / "runs" / "words" / "result.json").read_text())["metrics"]["after"]
+    assert {"opinion/accuracy", "opinion/readable", "entities/f1"} <= after.keys()
+
+
 def test_the_table_names_every_strategy_and_option() -> None:
     for name in registry.names("strategy"):
         (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, re.M)

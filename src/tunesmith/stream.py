@@ -11,7 +11,7 @@
       - name: words                       # `form: text`: one head, the language model's own output layer
         form: text
         tasks:
-          - {name: opinion, train: films.csv, instruction: Is the opinion of this film good or bad?}
+          - {name: opinion, train: films.csv, instruction: "Is the opinion of this film good or bad?"}
           - {name: people, task: token-classification, train: tweets.jsonl}
 
 Each task of a stage reads through a *head*: the one of an earlier stage (`shared`), that one with more labels (`extend`), or its
