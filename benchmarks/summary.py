@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,72 @@ def eras() -> Iterator[str]:
     yield ""
 
 
+def forms() -> Iterator[str]:
+    """Instruction tuning, a head, and prompting of one model on the same rows."""
+    if not (RESULTS / "instruction_or_head.json").is_file():
+        return
+    found = read("instruction_or_head.json")
+    seeds = {seed for each in found["rows"].values() for seed in each}
+    yield "## Instruction, head or prompt\n"
+    yield (
+        f"{found['what']}; LoRA and {found['settings']['epochs']} epochs where something is trained; {len(seeds)} seed{'s' * (len(seeds) > 1)}, so a few "
+        "points are chance. `python benchmarks/instruction_or_head.py`\n"
+    )
+    yield "| what is done | task | accuracy | f1_macro | parameters that learn |"
+    yield "|---|---|---|---|---|"
+    for name, each in found["rows"].items():
+        accuracy, f1 = (mean([run[metric] for run in each.values()]) for metric in ("accuracy", "f1_macro"))
+        learned = next(iter(each.values()))["parameters"]
+        yield f"| {name} | {found['tasks'][name]} | {number(accuracy)} | {number(f1)} | {learned:,} |"
+    yield ""
+
+
+def multitask() -> Iterator[str]:
+    """Tasks together against each alone."""
+    if not (RESULTS / "multitask.json").is_file():
+        return
+    found = read("multitask.json")
+    yield "## Several tasks in one stage\n"
+    yield f"bert-tiny, full fine-tuning, mean over seeds {', '.join(map(str, found['seeds']))}. `python benchmarks/multitask.py`\n"
+    if "mixed" in found:
+        part = found["mixed"]
+        rows = ", ".join(f"{name} ({each['rows']:,} rows)" for name, each in part["alone"].items())
+        yield f"{rows}, every row seen {part['epochs']} times on average; in brackets the difference from the single run and its 95 % interval.\n"
+        names = list(part["alone"])
+        yield "| mixing | weighting | " + " | ".join(f"{n}, {part['alone'][n]['metric']}" for n in names) + " |"
+        yield "|---|---|" + "---|" * len(names)
+        yield "| each alone | - | " + " | ".join(number(mean(part["alone"][n]["values"])) for n in names) + " |"
+        for each in part["together"]:
+            cells = []
+            for name in names:
+                one = each["tasks"][name]
+                gap = one["difference"]
+                ends = "" if gap["low"] is None else f", {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
+                flag = ", **worse than alone**" if gap["worse"] else ""
+                cells.append(f"{number(mean(one['values']))} ({100 * gap['mean']:+.1f}{ends}{flag})")
+            yield f"| {each['mixing']} | {each['weighting']} | " + " | ".join(cells) + " |"
+        yield ""
+    if "small" in found:
+        part = found["small"]
+        yield (
+            f"A small task beside a large one: {part['rows']['spam']} mails and {part['rows']['sentiment']:,} reviews. How much of its single-run score "
+            f"the small task keeps ({part['steps_alone']} steps alone: accuracy {number(mean(part['alone']['spam']['accuracy']))}, Matthews' correlation "
+            f"{number(mean(part['alone']['spam']['mcc']))}), and the large one:\n"
+        )
+        yield "| mixing | small: accuracy kept | small: mcc kept | large: accuracy kept |"
+        yield "|---|---|---|---|"
+        for each in part["together"]:
+            tasks_ = each["tasks"]
+            cells = [tasks_["spam"]["accuracy"], tasks_["spam"]["mcc"], tasks_["sentiment"]["accuracy"]]
+            yield f"| {each['mixing']} | " + " | ".join(f"{100 * cell['kept']:.1f} %" for cell in cells) + " |"
+        yield ""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Over seeds."""
+    return sum(values) / len(values)
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -110,7 +176,7 @@ def page() -> str:
         + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
         + ".\n",
     ]
-    return "\n".join([*head, *tasks(), *peers(), *eras()]).rstrip() + "\n"
+    return "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras()]).rstrip() + "\n"
 
 
 if __name__ == "__main__":

