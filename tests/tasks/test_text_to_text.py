@@ -154,26 +154,29 @@ def test_four_tasks_through_one_head(kind: str, tmp_path: Path, models: Path) ->
     assert artifact.choose("text").evaluate(rows_for("language-modeling", 4))["bits_per_byte"] > 0
 
 
-def test_alone_and_options(tmp_path: Path, models: Path) -> None:
-    """A plain run in words; instruction, words and frame change what is learned from."""
-    seen = {}
-    for name, options in {
-        "plain": {}, "told": {"instruction": "good or bad"}, "words": {"words": {"positive": "love", "negative": "hate"}},
-        "framed": {"template": "alpaca"}, "prompts": {"train_on_prompt": True},
-    }.items():  # fmt: skip
-        settings = {
-            "task": "text-classification",
-            "words": WORDS["text-classification"],
-            "max_new_tokens": 2,
-            **options,
-        }
-        found = tunesmith.train(
-            str(tiny_model("llama", models / "llama")), task="text-to-text", train=toy_rows(16), eval=toy_rows(8), max_steps=2, device="cpu",
-            output=tmp_path / name, **{"text-to-text": settings}, doctor=False,
-        )  # fmt: skip
-        seen[name] = found.metrics["loss"]
-        assert found.result["metrics"]["primary"] == "accuracy"
-    assert len(set(seen.values())) == 5
+def test_alone(tmp_path: Path, models: Path) -> None:
+    """A plain run in words."""
+    settings = {"task": "text-classification", "words": WORDS["text-classification"], "max_new_tokens": 2}
+    found = tunesmith.train(
+        str(tiny_model("llama", models / "llama")), task="text-to-text", train=toy_rows(16), eval=toy_rows(8), max_steps=2, device="cpu",
+        output=tmp_path / "run", **{"text-to-text": settings}, doctor=False,
+    )  # fmt: skip
+    assert found.result["metrics"]["primary"] == "accuracy" and "readable" in found.metrics
+
+
+def test_options_change_what_is_read_or_learned(models: Path) -> None:
+    from tunesmith.models.load import load_model, load_tokenizer, locate
+
+    source = locate(str(tiny_model("llama", models / "llama")))
+    tokenizer, rows, seen = load_tokenizer(source), toy_rows(4), set()
+    for options in (
+        {}, {"instruction": "good or bad"}, {"words": {"positive": "love", "negative": "hate"}}, {"template": "alpaca"}, {"train_on_prompt": True},
+    ):  # fmt: skip
+        task = wording("text-classification", rows, **{"words": WORDS["text-classification"], **options})
+        load_model(source, tokenizer, task)
+        features = next(task.encode(rows, tokenizer, 96))[0]
+        seen.add((tuple(features["input_ids"].tolist()), tuple(features["labels"].tolist())))
+    assert len(seen) == 5
 
 
 def test_a_long_text_is_cut_into_windows_that_hold_all_of_it(models: Path) -> None:
