@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tunesmith
 from tunesmith import assets
 from tunesmith.cli.main import run
 from tunesmith.evaluation.code import first_function, pass_at_1, run_program
@@ -89,6 +90,14 @@ def test_nothing_runs_unasked(models: Path, tmp_path: Path, capsys: pytest.Captu
     assert "--allow-code-execution" in capsys.readouterr().err
     assert run(["evaluate", artifact, "--data", str(problems), "--allow-code-execution", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == {"pass_at_1": 0.0, "primary": "pass_at_1"}
+
+    # What ends early is the beginning of what is written without an end, row by row.
+    opened = tunesmith.load(artifact)
+    prompts = ["the film was", "a bad plot"]
+    whole = opened.continue_texts(prompts, 32)
+    short = opened.continue_texts(prompts, 32, ended=lambda written: len(written) >= len(whole[0]) // 4)
+    assert whole[0].startswith(short[0]) and whole[1].startswith(short[1])
+    assert len(whole[0]) // 4 <= len(short[0]) < len(whole[0])
 
 
 @pytest.mark.registry

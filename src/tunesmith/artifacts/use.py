@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ from tunesmith.evaluation.evaluate import Scored, evaluate
 AUTO = "auto"  # in place of a head's name: each row by the task it seems to belong to
 CODE_TASKS = ("language-modeling", "instruction")
 BLOCK = 2000  # rows predicted at a time
+LOOK = 8  # tokens written between two looks at the text
 
 
 class Artifact:
@@ -103,13 +105,16 @@ class Artifact:
                 code.require_permission(allow_code_execution, str(data))
                 problems = table.to_list()
                 code.check_problems(problems, str(data))
-                return {"pass_at_1": code.pass_at_1(self.continue_texts, problems)[0]}
+                write = partial(self.continue_texts, ended=code.has_ended)
+                return {"pass_at_1": code.pass_at_1(write, problems)[0]}
         rows = _read(data, columns or {}, self.task)
         self.task.check(rows, "eval")
         return self.score(rows).metrics
 
-    def continue_texts(self, prompts: Sequence[str], max_new_tokens: int = 384) -> list[str]:
-        """What the model writes behind each prompt, greedily."""
+    def continue_texts(
+        self, prompts: Sequence[str], max_new_tokens: int = 384, ended: Callable[[str], bool] = lambda written: False
+    ) -> list[str]:
+        """What the model writes behind each prompt, greedily, until its end token, `max_new_tokens` or what `ended` says of the text."""
         from transformers import GenerationConfig
 
         from tunesmith.tasks._base import attention_mask, pad
@@ -129,8 +134,14 @@ class Artifact:
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
+
+        def stop(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            look = (ids.shape[1] - width) % LOOK == 0
+            texts = self.tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True) if look else [""] * len(ids)
+            return torch.tensor([look and ended(text) for text in texts], device=ids.device)
+
         with torch.no_grad():
-            written = self.model.generate(**inputs, generation_config=chosen)[:, width:]
+            written = self.model.generate(**inputs, generation_config=chosen, stopping_criteria=[stop])[:, width:]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written.tolist()]
 
     def predict(

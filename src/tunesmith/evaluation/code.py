@@ -97,6 +97,11 @@ def first_function(prompt: str, written: str) -> str:
     return prompt + (written[: end.start()] if end else written)
 
 
+def has_ended(written: str) -> bool:
+    """Whether what was written goes beyond its function, so that nothing more of it is read."""
+    return NEXT.search(written) is not None
+
+
 def run_program(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> Attempt:
     """Run a program in a process of its own; it passes if it reaches its end."""
     token = os.urandom(8).hex()  # what a program prints itself cannot look like passing
@@ -117,7 +122,7 @@ def run_program(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> A
 
 
 def pass_at_1(
-    write: Callable[[Sequence[str]], Sequence[str]], problems: Sequence[Mapping[str, Any]], batch_size: int = 8
+    write: Callable[[Sequence[str]], Sequence[str]], problems: Sequence[Mapping[str, Any]], batch_size: int = 16
 ) -> tuple[float, list[Attempt]]:
     """Let a model write every program, run them, and count.
 
