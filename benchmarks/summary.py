@@ -126,11 +126,13 @@ def multitask() -> Iterator[str]:
         return
     found = read("multitask.json")
     yield "## Several tasks in one stage\n"
-    yield f"bert-tiny, full fine-tuning, mean over seeds {', '.join(map(str, found['seeds']))}. `python benchmarks/multitask.py`\n"
+    seeds = ", ".join(map(str, found["seeds"]))
+    over = f"mean over seeds {seeds}" if len(found["seeds"]) > 1 else f"seed {seeds} alone, so a few points are chance"
+    yield f"bert-tiny, full fine-tuning, {over}. `python benchmarks/multitask.py`\n"
     if "mixed" in found:
         part = found["mixed"]
         rows = ", ".join(f"{name} ({each['rows']:,} rows)" for name, each in part["alone"].items())
-        yield f"{rows}, every row seen {part['epochs']} times on average; in brackets the difference from the single run and its 95 % interval.\n"
+        yield f"{rows}, every row seen {part['epochs']} times on average; in brackets the difference from the single run in points (with several seeds its 95 % interval).\n"
         names = list(part["alone"])
         yield "| mixing | weighting | " + " | ".join(f"{n}, {part['alone'][n]['metric']}" for n in names) + " |"
         yield "|---|---|" + "---|" * len(names)
