@@ -169,7 +169,9 @@ def fit(session: Session) -> Fit:
         best = _evaluate(session, state, best, accelerator)
     if options.keep_best and best is not None:
         masters.load_state_dict(best)
+    session.weigh()
     session.strategy.after_stage(session)
+    session.weigh()
     if config.report_to:
         accelerator.end_training()
     return state
