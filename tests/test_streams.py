@@ -150,6 +150,33 @@ def test_a_stage_added_later_is_as_if_it_had_been_in_the_list(
     assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
+@pytest.mark.parametrize("strategy", ["ewc", "experience-replay"])
+def test_a_plain_run_is_continued_and_continued_again(strategy: str, tmp_path: Path, models: Path) -> None:
+    """Nothing is learned twice, tasks that nobody named get names, and what the strategy kept comes along."""
+    model = str(tiny_model("bert", models / "bert"))
+    settings = {
+        "technique": "lora",
+        "max_steps": 4,
+        "batch_size": 8,
+        "device": "cpu",
+        "doctor": False,
+        "strategy": strategy,
+    }
+    first = tunesmith.train(model, train=toy_rows(32), eval=toy_rows(8), output=tmp_path / "0", **settings)
+    found = first
+    for number, rows in enumerate((FLIPPED, COLOURS), 1):
+        found = tunesmith.train(
+            model, train=rows, eval=rows[:8], output=tmp_path / str(number), continue_from=str(tmp_path / str(number - 1)), **settings
+        )  # fmt: skip
+    stream = found.result["stream"]
+    assert stream["stages"] == ["text-classification", "text-classification-2", "text-classification-3"]
+    assert stream["matrix"][0][0] == first.metrics["accuracy"]
+    assert found.result["training"]["steps"] == 4
+    state = torch.load(next((tmp_path / "2" / "stages").glob("02-*/strategy.pt")), weights_only=True)
+    kept = state["anchors"] if strategy == "ewc" else {row["task"] for row in state["memory"]}
+    assert len(kept) == 3
+
+
 def test_a_head_grows_with_new_labels(tmp_path: Path, models: Path) -> None:
     """Known labels keep their place; the first stage is still read, through the head with all labels."""
     grown = {**STAGES["colours"], "head": "extend"}

@@ -146,7 +146,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     notes: dict[str, Any] = {"dtype": kind, "learning_rate": rate}
     turn.keep(session)
     places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
-    notes = notes if turn.alone else {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
+    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
     artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
     return {
         "cost": {
