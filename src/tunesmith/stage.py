@@ -30,7 +30,7 @@ class Turn:
         alone: the stream is this one stage, with one task.
         snapshot: opens the model as the stage before left it.
         nested: carries out a run of its own, for strategies that train a model beside.
-        keep: called with the session before the artifact is written: what the next stage must know is on disk first.
+        keep: called with the session and what was learned before the artifact is written: what the next stage must know is on disk first.
     """
 
     stage: Stage
@@ -40,7 +40,7 @@ class Turn:
     strategy: Any
     alone: bool
     snapshot: Callable[[], Any] | None = None
-    keep: Callable[[Any], None] = lambda session: None
+    keep: Callable[[Any, Mapping[str, Any]], None] = lambda session, learned: None
     nested: Callable[[Mapping[str, Any], str], str] | None = None
 
 
@@ -144,11 +144,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         if part.task.chooses(part.roles.train):
             part.task.tune(model.measure(part, "validation", "validation").answers, part.roles.validation.table)
     notes: dict[str, Any] = {"dtype": kind, "learning_rate": rate}
-    turn.keep(session)
-    places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
-    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
-    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
-    return {
+    learned = {
         "cost": {
             "trainable_parameters": learning,
             "total_parameters": total,
@@ -165,6 +161,11 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "stopped_early": fitted.stopped_early,
         },
     }
+    turn.keep(session, learned)
+    places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
+    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
+    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
+    return learned
 
 
 def attach(model: Model, turn: Turn) -> list[Any]:

@@ -15,6 +15,7 @@ def size(held: Any) -> tuple[int, int]:
     """(floating-point numbers in tensors, bytes of tensors, arrays and texts) in any nesting; what is met twice counts once."""
     numbers, total = 0, 0
     seen: set[int] = set()
+    texts: set[str] = set()
     waiting = [held]
     while waiting:
         each = waiting.pop()
@@ -30,12 +31,12 @@ def size(held: Any) -> tuple[int, int]:
             seen.add(id(each))
             total += each.nbytes
         elif isinstance(each, str):
-            total += len(each.encode())
+            texts.add(each)
         elif isinstance(each, Mapping):
             waiting += each.values()
         elif isinstance(each, (list, tuple, set, frozenset)):
             waiting += each
-    return numbers, total
+    return numbers, total + sum(len(text.encode()) for text in texts)
 
 
 def bytes_on_disk(places: Iterable[Path]) -> int:
