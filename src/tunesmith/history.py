@@ -135,7 +135,7 @@ class History:
                 write_json(self.place(number) / LEARNED_FILE, entry)
 
         turn = Turn(
-            stage, number, parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
+            stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
             self._nested,
         )  # fmt: skip
         learn(model, turn, resume=resume, before_fit=start)

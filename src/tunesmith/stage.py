@@ -24,6 +24,7 @@ class Turn:
     Attributes:
         stage: what is learned.
         number: from 0.
+        of: how many there are.
         parts: its tasks.
         earlier: the tasks of the stages before.
         strategy: how those are kept.
@@ -35,6 +36,7 @@ class Turn:
 
     stage: Stage
     number: int
+    of: int
     parts: dict[str, Part]
     earlier: dict[str, Part]
     strategy: Any
@@ -42,6 +44,11 @@ class Turn:
     snapshot: Callable[[], Any] | None = None
     keep: Callable[[Any, Mapping[str, Any]], None] = lambda session, learned: None
     nested: Callable[[Mapping[str, Any], str], str] | None = None
+
+    @property
+    def title(self) -> str:
+        """Which stage of how many, for people; nothing for a plain run."""
+        return "" if self.alone else f"stage {self.number + 1} of {self.of}, {self.stage.name}: "
 
 
 def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -95,8 +102,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     count = sum(len(part.roles.train) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
     say(
-        ("" if turn.alone else f"stage {turn.number + 1}, {stage.name}: ")
-        + f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
+        f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}."
     )
     before_fit()
@@ -126,7 +132,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         strategy=turn.strategy, weighting=KINDS[stage.weighting](list(turn.parts), config.seed), feed=feed, masters=masters,
         device=model.device, learning_rate=rate, total_steps=steps, log=log, measure=measure, measured_on=measured_on,
         primary=only.task.primary if len(turn.parts) == 1 else MEAN, higher_is_better=only.task.higher_is_better if len(turn.parts) == 1 else True,
-        evaluate_every=every, resume=resume, stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
+        evaluate_every=every, resume=resume, title=f"{turn.title}{technique.name}", stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
         snapshot=turn.snapshot, nested=turn.nested, open=lambda path: load(path, device=str(model.device)),
     )  # fmt: skip
     if stand_in is not None:

@@ -289,7 +289,7 @@ def _bar(session: Session) -> Iterator[Callable[[Fit, dict[str, Any] | None], No
         TimeRemainingColumn(),
     )
     with progress(*columns) as bar:
-        shown = bar.add_task(session.technique.name, total=session.total_steps, info="")
+        shown = bar.add_task(session.title or session.technique.name, total=session.total_steps, info="")
 
         def show(state: Fit, line: dict[str, Any] | None) -> None:
             info = {}

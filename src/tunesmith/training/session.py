@@ -78,6 +78,8 @@ class Session:
     higher_is_better: bool = False
     evaluate_every: int | None = None
     resume: bool = False
+    title: str = ""
+    """What people read beside the bar."""
     stage: str = ""
     stage_number: int = 0
     parts: Mapping[str, Part] = field(default_factory=dict)
