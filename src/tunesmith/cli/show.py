@@ -54,7 +54,9 @@ def print_result(result: dict[str, Any], *, stderr: bool) -> None:
 
     stream, console = result.get("stream"), people(stderr=stderr)
     if stream:
-        console.print(matrix_table(stream, f"{len(stream['stages'])} stages, strategy {stream.get('strategy', 'none')}"))
+        console.print(
+            matrix_table(stream, f"{len(stream['stages'])} stages, strategy {stream.get('strategy', 'none')}")
+        )
         console.print(sentence(stream), markup=False)
         console.print()
     console.print(result_table(result))

@@ -45,12 +45,13 @@ def place_of(config: CompareConfig, folder: Path, model: str, name: str, seed: i
 
 def shown_name(entry: Mapping[str, Any], several: bool) -> str:
     """What tables call a row: its technique, with the strategy or task of a stream, and the model where there are several."""
-    name = str(entry["technique"])
+    technique = str(entry.get("plain_technique", entry["technique"]))
+    name = technique
     if entry.get("strategy") and entry.get("kind") == "technique":
         name += f" + {entry['strategy']}"
     elif entry.get("task"):
         name += f", {entry['task']} alone"
-    fixed = entry.get("kind") == "baseline" and not _reads_model(entry["technique"])
+    fixed = entry.get("kind") == "baseline" and not _reads_model(technique)
     return f"{name}, {entry['model']}" if several and not fixed else name
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REASON_LENGTH = 84
+NEGATIVE = "▼"
 
 
 def scale_of(streams: Sequence[Mapping[str, Any]]) -> float:
@@ -87,14 +88,13 @@ def stream_table(results: Mapping[str, Any]) -> Table:
     scale = scale_of([row["stream"] for row in rows if row.get("stream")])
     unit = "\n(×100)" if scale != 1.0 else ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, caption_justify="left")
-    table.add_column("technique + strategy", max_width=34, overflow="fold", vertical="bottom")
+    table.add_column("technique + strategy", min_width=28, overflow="fold", vertical="bottom")
     for header in (
         f"average\naccuracy{unit}",
         "against\nnone",
         "of joint's\ngain",
         "forgetting",
-        "backward\ntransfer",
-        "state\non disk",
+        "state\nin memory",
         "train\ntime",
     ):
         table.add_column(Text(header), justify="right", vertical="bottom", no_wrap=True)
@@ -116,15 +116,14 @@ def _reason(row: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any], scale: float) -> list[str]:
     stream = row.get("stream")
     if not stream:
-        return [row["status"], *[""] * 6]
+        return [row["status"], *[""] * 5]
     held = stream.get("strategy_bytes")
     return [
         human.quality(stream["average_accuracy"], scale),
         difference((row.get("against_none") or {}).get("average_accuracy"), scale),
         human.MISSING if row.get("recovered") is None else human.share(row["recovered"]),
         human.quality(stream["forgetting"], scale),
-        human.quality(stream["backward_transfer"], scale),
-        human.MISSING if held is None else human.in_bytes(held["disk"]),
+        human.MISSING if held is None else human.in_bytes(held["memory"]),
         human.seconds(row["train_seconds"]),
     ]
 
@@ -141,16 +140,16 @@ def difference(found: Mapping[str, Any] | None, scale: float) -> str:
 
 
 def negative_transfer(results: Mapping[str, Any]) -> list[str]:
-    """A line for every task that is worse than trained alone, the whole interval below 0."""
-    rows = results["rows"]
-    scale = scale_of([row["stream"] for row in rows if row.get("stream")])
-    several = models_of_rows(rows) > 1
-    return [
-        f"negative transfer: {task} with {shown_name(row, several)} scores {difference(found, scale)} against being trained alone."
-        for row in rows
-        for task, found in (row.get("against_alone") or {}).items()
-        if found and found["negative"]
-    ]
+    """How many tasks are worse than trained alone, the whole interval below 0."""
+    found = [each for row in results["rows"] for each in (row.get("against_alone") or {}).values() if each]
+    worse = sum(each["negative"] for each in found)
+    return (
+        [
+            f"{NEGATIVE} negative transfer: worse than trained alone, the whole interval below 0 ({worse} of {len(found)})."
+        ]
+        if worse
+        else []
+    )
 
 
 def alone_table(results: Mapping[str, Any]) -> Table | None:
@@ -171,13 +170,10 @@ def alone_table(results: Mapping[str, Any]) -> Table | None:
         table.add_column(Text(task), justify="right")
     several = models_of_rows(rows) > 1
     for row in rows:
-        cells = [
-            Text(
-                difference(row["against_alone"].get(task), scale),
-                style="red" if (row["against_alone"].get(task) or {}).get("negative") else "",
-            )
-            for task in tasks
-        ]
+        found = [row["against_alone"].get(task) for task in tasks]
+        worse = [bool(each and each["negative"]) for each in found]
+        texts = [f"{NEGATIVE} " * bad + difference(each, scale) for each, bad in zip(found, worse, strict=True)]
+        cells = [Text(text, style="red" if bad else "") for text, bad in zip(texts, worse, strict=True)]
         table.add_row(Text(shown_name(row, several)), *cells)
     return table
 
@@ -193,7 +189,7 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
             if seeds > 1
             else "; one seed, so no interval can be given."
         ),
-        "forgetting: best score less the last, mean over the earlier stages (0 is none); backward transfer: last score less that right after learning.",
+        "forgetting: best score less the last, mean over the earlier stages (0 is none). State in memory: what the strategy holds beside model and optimiser at most.",
     ]
     if any(row.get("against_none") for row in rows):
         tie = " `tie`: the interval holds 0." if seeds > 1 else ""
