@@ -15,6 +15,7 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
 from tunesmith.continual._size import bytes_on_disk
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
@@ -174,12 +175,27 @@ class History:
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
+        entry["task_found"] = self._task_found(model)
         self.measured = model if number + 1 < len(self.stages) else None
         del model
         gc.collect()
         if not self.alone:
             entry["strategy"]["disk"] = self._disk(number)
             write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _task_found(self, model: Model) -> dict[str, float]:
+        """Share of every task's eval rows that would reach its head if nobody said which task they are of."""
+        found: dict[str, float] = {}
+        for name, part in self.parts.items() if model.inference is not None else ():
+            rows = list(part.roles.eval.table)
+            texts = {}
+            for other, each in self.parts.items():
+                several = [text_of(row, each.task) for row in rows]
+                if None not in several:
+                    texts[other] = [str(text) for text in several]
+            guessed = model.inference.infer(texts, model.heads.first.tokenizer)  # type: ignore[union-attr]
+            found[name] = sum(self.parts[guess].head == part.head for guess in guessed) / len(rows)
+        return found
 
     def _ready(self, model: Model) -> None:
         """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""

@@ -123,6 +123,7 @@ class Outcome:
                 for column in self.columns
                 for task in column.tasks
             },
+            "task_found": self.done[-1].get("task_found", {}),
             "strategy": self.config.strategy,
             "strategy_parameters": max((each["parameters"] for each in kept), default=0),
             "strategy_bytes": {

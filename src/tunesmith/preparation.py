@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import DataError, UserError
 from tunesmith.stream import Stage, StageTask, for_task
 
@@ -68,6 +69,7 @@ class Model:
     readings: dict[str, Any] = field(default_factory=dict)
     attached: bool = False
     roles: dict[str, Any] = field(default_factory=dict)
+    inference: TaskInference | None = None
 
     def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
         """A task's rows in their roles, read once."""
@@ -112,8 +114,9 @@ def reopen(config: RunConfig, folder: Path, artifact: Path) -> Model:
     for loaded in opened.heads.loaded.values():
         loaded.model.to(device)
     return Model(
-        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True
-    )
+        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True,
+        inference=opened.inference,
+    )  # fmt: skip
 
 
 # ---- rows and heads

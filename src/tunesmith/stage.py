@@ -63,6 +63,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith import registry, seeding
     from tunesmith.artifacts import store as artifacts
     from tunesmith.artifacts.use import load
+    from tunesmith.data.task_inference import TaskInference, text_of
     from tunesmith.evaluation import cost
     from tunesmith.models import new
     from tunesmith.run_folder import resume_step
@@ -168,9 +169,13 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         },
     }
     turn.keep(session, learned)
-    places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
+    known_parts = {**turn.earlier, **turn.parts}
+    places = {name: part.head for name, part in known_parts.items()}
     notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
-    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
+    inference = TaskInference.of(
+        {name: [text_of(row, part.task) or "" for row in part.roles.train.table] for name, part in known_parts.items()}, heads.first.tokenizer
+    ) if len(known_parts) > 1 else None  # fmt: skip
+    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return learned
 
 

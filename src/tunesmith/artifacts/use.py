@@ -16,11 +16,12 @@ from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode, located, refuse_nothing
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import DataError, SaveError, UserError, called, unknown
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
-AUTO = "auto"  # in place of a head's name: each row by the surest
+AUTO = "auto"  # in place of a head's name: each row by the task it seems to belong to
 CODE_TASKS = ("language-modeling", "instruction")
 BLOCK = 2000  # rows predicted at a time
 
@@ -46,7 +47,7 @@ class Artifact:
         return {**{name: name for name in self.opened.readings}, **self.opened.info.get("parts", {})}
 
     def choose(self, name: str) -> Artifact:
-        """Read through the head of this name (of a stream: a task's name) from now on; `auto` answers each row by the surest head.
+        """Read through the head of this name (of a stream: a task's name) from now on; `auto` finds out each row's task.
 
         Raises:
             UserError: there is none.
@@ -145,30 +146,43 @@ class Artifact:
         if not rows:
             return []
         if self.unsure:
-            return self._surest(rows, source, first)
+            return self._routed(rows, source, first)
         return [{**row, **answer.shown} for row, answer in zip(rows, self._answers(rows, source, first), strict=True)]
 
-    def _surest(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
-        """Every row answered by the head that is furthest above chance, which `head` names: the task is not known."""
-        names = {head: name for name, head in reversed(self.opened.info.get("parts", {}).items())}
-        best: list[tuple[float, dict[str, Any]] | None] = [None] * len(rows)
+    def _routed(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
+        """Every row answered by the head of the task it seems to belong to, which `head` names."""
+        found = self.tasks_of(rows)
+        answered: list[dict[str, Any]] = [{} for _ in rows]
         before = self.head
-        for head, reading in self.opened.readings.items():
-            needed = [n for n in reading.task.required if n not in reading.task.targets]
-            if not all(n in rows[0] or reading.task.stand_ins.get(n) in rows[0] for n in needed):
-                continue
-            self.head = head
-            for i, answer in enumerate(self._answers(rows, source, first)):
-                sure = reading.task.sureness(answer)
-                found = best[i]
-                if sure is not None and (found is None or sure > found[0]):
-                    best[i] = (sure, {**answer.shown, "head": names.get(head, head)})
+        for name in dict.fromkeys(found):
+            self.head = self.names[name]
+            members = [i for i, task in enumerate(found) if task == name]
+            for i in members:
+                _inputs(rows[i], self.task, f"{source}, row {first + i + 1}")  # named by its place among all rows
+            for i, answer in zip(members, self._answers([rows[i] for i in members], source, first), strict=True):
+                answered[i] = {**rows[i], **answer.shown, "head": name}
         self.head = before
-        if any(found is None for found in best):
+        return answered
+
+    def tasks_of(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The task of a stream that each row seems to belong to (`data.task_inference`).
+
+        Raises:
+            UserError: the artifact knows one task only, or no task can read the rows.
+        """
+        inference = self.opened.inference
+        if inference is None:
+            return [next(iter(self.opened.info.get("parts") or self.opened.readings))] * len(rows)
+        texts = {}
+        for name in inference.counts:
+            several = [text_of(row, self.opened.readings[self.names[name]].task) for row in rows]
+            if None not in several:
+                texts[name] = [str(text) for text in several]
+        if not texts:
             raise UserError(
-                f"no head of the artifact says how sure it is of these rows; name one with --head ({', '.join(self.names)})."
+                f"no task of the artifact can read these rows; name a head with --head ({', '.join(self.names)})."
             )
-        return [{**row, **found[1]} for row, found in zip(rows, best, strict=True) if found is not None]
+        return inference.infer(texts, self.tokenizer)
 
     def _answers(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[Any]:
         """What the chosen head says of each row."""

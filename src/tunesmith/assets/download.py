@@ -254,7 +254,7 @@ def _bytes_below(folder: Path) -> int:
     for place, _, names in os.walk(folder):  # passes over folders that the client removes meanwhile, as rglob does not
         for name in names:
             try:
-                total += os.stat(os.path.join(place, name)).st_size
+                total += Path(place, name).stat().st_size
             except OSError:  # the client moved it between the listing and the look
                 continue
     return total
