@@ -168,6 +168,52 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+STREAMS = {
+    "domains": "Four domains of sentiment, one after the other, one head",
+    "tasks": "Sentiment, spam, entities: a head for each",
+}
+
+
+def interval(found: Any) -> str:
+    """Mean and half of the interval, in points."""
+    if found is None:
+        return "-"
+    half = f" ± {50 * (found['high'] - found['low']):.1f}" if found["low"] is not None else ""
+    return f"{100 * found['mean']:.1f}{half}"
+
+
+def streams() -> Iterator[str]:
+    """Every strategy on two real streams."""
+    present = {name: what for name, what in STREAMS.items() if (RESULTS / f"streams_{name}.json").is_file()}
+    if not present:
+        return
+    yield "## Strategies of continual learning\n"
+    for name, what in present.items():
+        found = read(f"streams_{name}.json")
+        yield f"### {what}\n"
+        yield f"`{found['protocol']['command']}`\n"
+        yield "| technique | strategy | average accuracy | against none | of joint's gain | forgetting | state in memory, MiB | training seconds |"
+        yield "|---|---|---|---|---|---|---|---|"
+        rows = [row for row in found["rows"] if row["kind"] == "technique"]
+        order = [
+            (technique, strategy)
+            for technique in found["protocol"]["techniques"]
+            for strategy in found["protocol"]["strategies"]
+        ]
+        for row in sorted(rows, key=lambda row: order.index((row["technique"], row["strategy"]))):
+            if not row.get("stream"):
+                yield f"| {row['technique']} | {row['strategy']} | {row['status']}: {row['reason']} | | | | | |"
+                continue
+            stream, gain = row["stream"], (row["against_none"] or {}).get("average_accuracy")
+            against = f"{interval(gain)}{' (tie)' if gain['tie'] else ''}" if gain else "-"
+            share = "-" if row["recovered"] is None else f"{100 * row['recovered']:.0f} %"
+            yield (
+                f"| {row['technique']} | {row['strategy']} | {interval(stream['average_accuracy'])} | {against} | {share} | {interval(stream['forgetting'])} "
+                f"| {stream['strategy_bytes']['memory'] / 2**20:.2f} | {row['train_seconds']:.0f} |"
+            )
+        yield ""
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -178,7 +224,7 @@ def page() -> str:
         + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
         + ".\n",
     ]
-    return "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras()]).rstrip() + "\n"
+    return "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras(), *streams()]).rstrip() + "\n"
 
 
 if __name__ == "__main__":

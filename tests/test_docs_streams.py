@@ -46,6 +46,27 @@ def test_commands_run(reader: Path, models: Path) -> None:
     assert found["stages"] == ["films", "posts", "entities", "text-classification"] and len(found["matrix"]) == 4
 
 
+def test_strategies_side_by_side(reader: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (reader / "stages.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    model = str(tiny_model("bert", models / "bert"))
+    first, second = blocks("bash")[2].splitlines()
+    words = shlex.split(first.replace("asset:bert-tiny", model).replace("0,1", "0"))[1:]
+    assert run([*words, "-q", "--max-steps", "2", "--batch-size", "8"]) == 0
+    rows = json.loads((reader / "runs" / "compared" / "results.json").read_text())["rows"]
+    assert {row.get("strategy") or row["technique"] for row in rows} == {
+        "none",
+        "experience-replay",
+        "joint",
+        "majority",
+    }
+    joint = next(row for row in rows if row.get("strategy") == "joint")
+    assert all(key in joint for key in re.findall(r"^- `(\w+)`", PAGE, re.M) if key != "against_alone")
+    assert (reader / "runs" / "compared" / "runs" / "lora+joint" / "0" / "result.json").is_file()
+    capsys.readouterr()
+    assert run(shlex.split(second)[1:]) == 0
+    assert "lora + experience-replay" in capsys.readouterr().out
+
+
 def test_the_stage_of_several_tasks_runs(reader: Path, models: Path) -> None:
     (reader / "both.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
     model = str(tiny_model("bert", models / "bert"))

@@ -121,14 +121,16 @@ def test_killed_in_the_middle_of_a_stage_and_resumed(
 
     monkeypatch.setattr(loop, "_train_step", dying)
     with pytest.raises(RuntimeError, match="power cut"):
-        go(tmp_path / "cut", models, "films", "flipped", "colours", **settings)
+        go(tmp_path / "kills", models, "films", "flipped", "colours", **settings)
     monkeypatch.setattr(loop, "_train_step", real)
     torch.manual_seed(999)
-    result = runs.resume(tmp_path / "cut")
+    result = runs.resume(
+        tmp_path / "kills"
+    )  # a name as long as the other: paths of rows are kept, and their bytes counted
     assert result["stream"] == whole.result["stream"]
-    left, right = weights(whole.folder), weights(tmp_path / "cut")
+    left, right = weights(whole.folder), weights(tmp_path / "kills")
     assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
-    assert logged(whole.folder) == logged(tmp_path / "cut")
+    assert logged(whole.folder) == logged(tmp_path / "kills")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The base of every option set, and the one that says what a run must not forget."""
+"""The base of every option set, and the sets of a new model and of what a run must not forget."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ class RetainOptions(Options):
         if isinstance(found, dict) and found.get("data") == "default":
             return {**found, "data": DEFAULT_TEXT}
         return found
+
+
+class NewModelOptions(Options):
+    """What a model that starts from random weights is made of (`--model new:lstm`)."""
+
+    layers: int = Field(2, ge=1, description="recurrent layers")
+    hidden: int = Field(512, ge=2, description="width of a layer's output (both directions together)")
+    embedding: int | None = Field(None, ge=1, description="width of the embedding (default: hidden)")
+    dropout: float = Field(0.2, ge=0, lt=1, description="between layers, after the embedding and before the head")
+    bidirectional: bool = Field(False, description="read both ways; not for tasks that write or predict the next token")
+    tie_weights: bool = Field(True, description="the output layer of a language model is its embedding")
+    vocabulary: int = Field(8000, ge=300, description="tokens of the tokenizer that is trained on the training rows")
+    tokenizer: str | None = Field(None, description="take this one instead: a folder, hub id or asset:NAME")

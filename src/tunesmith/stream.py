@@ -44,6 +44,8 @@ class StageTask(Options):
     columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
     head: Literal["auto", "shared", "extend", "own"] = Field("auto", description="which head reads them")
     weight: float = Field(1.0, gt=0, description="factor of this task's loss")
+    max_train_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
+    max_eval_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
     form: Literal["head", "text"] | None = Field(
         None, description="text: the task in words, through the model's own output layer (task text-to-text)"
@@ -135,6 +137,8 @@ class Run(Protocol):
     eval: str | None
     columns: dict[str, str]
     options: dict[str, dict[str, Any]]
+    max_train_rows: int | None
+    max_eval_rows: int | None
     stream: StreamOptions | None
 
     def model_copy(self, *, update: Any) -> Any:
@@ -152,6 +156,8 @@ def for_task(config: C, spec: StageTask) -> C:
         update={
             "task": spec.task, "train": spec.train, "validation": spec.validation, "eval": spec.eval, "columns": spec.columns,
             "options": options, "stream": None,
+            "max_train_rows": spec.max_train_rows or config.max_train_rows,
+            "max_eval_rows": spec.max_eval_rows or config.max_eval_rows,
         }
     )  # fmt: skip
     return copy
