@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,120 @@ def eras() -> Iterator[str]:
     yield ""
 
 
+def forms() -> Iterator[str]:
+    """Instruction tuning, a head, and prompting of one model on the same rows."""
+    if not (RESULTS / "instruction_or_head.json").is_file():
+        return
+    found = read("instruction_or_head.json")
+    seeds = {seed for each in found["rows"].values() for seed in each}
+    yield "## Instruction, head or prompt\n"
+    yield (
+        f"{found['what']}; LoRA and {found['settings']['epochs']} epochs where something is trained; {len(seeds)} seed{'s' * (len(seeds) > 1)}, so a few "
+        "points are chance. `python benchmarks/instruction_or_head.py`\n"
+    )
+    yield "| what is done | task | accuracy | f1_macro | parameters that learn |"
+    yield "|---|---|---|---|---|"
+    for name, each in found["rows"].items():
+        accuracy, f1 = (mean([run[metric] for run in each.values()]) for metric in ("accuracy", "f1_macro"))
+        learned = next(iter(each.values()))["parameters"]
+        yield f"| {name} | {found['tasks'][name]} | {number(accuracy)} | {number(f1)} | {learned:,} |"
+    yield ""
+
+
+def multitask() -> Iterator[str]:
+    """Tasks together against each alone."""
+    if not (RESULTS / "multitask.json").is_file():
+        return
+    found = read("multitask.json")
+    yield "## Several tasks in one stage\n"
+    seeds = ", ".join(map(str, found["seeds"]))
+    over = f"mean over seeds {seeds}" if len(found["seeds"]) > 1 else f"seed {seeds} alone, so a few points are chance"
+    yield f"bert-tiny, full fine-tuning, {over}. `python benchmarks/multitask.py`\n"
+    if "mixed" in found:
+        part = found["mixed"]
+        rows = ", ".join(f"{name} ({each['rows']:,} rows)" for name, each in part["alone"].items())
+        yield f"{rows}, every row seen {part['epochs']} times on average; in brackets the difference from the single run in points (with several seeds its 95 % interval).\n"
+        names = list(part["alone"])
+        yield "| mixing | weighting | " + " | ".join(f"{n}, {part['alone'][n]['metric']}" for n in names) + " |"
+        yield "|---|---|" + "---|" * len(names)
+        yield "| each alone | - | " + " | ".join(number(mean(part["alone"][n]["values"])) for n in names) + " |"
+        for each in part["together"]:
+            cells = []
+            for name in names:
+                one = each["tasks"][name]
+                gap = one["difference"]
+                ends = "" if gap["low"] is None else f", {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
+                flag = ", **worse than alone**" if gap["worse"] else ""
+                cells.append(f"{number(mean(one['values']))} ({100 * gap['mean']:+.1f}{ends}{flag})")
+            yield f"| {each['mixing']} | {each['weighting']} | " + " | ".join(cells) + " |"
+        yield ""
+    if "small" in found:
+        part = found["small"]
+        yield (
+            f"A small task beside a large one: {part['rows']['spam']} mails and {part['rows']['sentiment']:,} reviews. How much of its single-run score "
+            f"the small task keeps ({part['steps_alone']} steps alone: accuracy {number(mean(part['alone']['spam']['accuracy']))}, Matthews' correlation "
+            f"{number(mean(part['alone']['spam']['mcc']))}), and the large one:\n"
+        )
+        yield "| mixing | small: accuracy kept | small: mcc kept | large: accuracy kept |"
+        yield "|---|---|---|---|"
+        for each in part["together"]:
+            tasks_ = each["tasks"]
+            cells = [tasks_["spam"]["accuracy"], tasks_["spam"]["mcc"], tasks_["sentiment"]["accuracy"]]
+            yield f"| {each['mixing']} | " + " | ".join(f"{100 * cell['kept']:.1f} %" for cell in cells) + " |"
+        yield ""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Over seeds."""
+    return sum(values) / len(values)
+
+
+STREAMS = {
+    "domains": "Four domains of sentiment, one after the other, one head",
+    "tasks": "Sentiment, spam, entities: a head for each",
+}
+
+
+def interval(found: Any) -> str:
+    """Mean and half of the interval, in points."""
+    if found is None:
+        return "-"
+    half = f" ± {50 * (found['high'] - found['low']):.1f}" if found["low"] is not None else ""
+    return f"{100 * found['mean']:.1f}{half}"
+
+
+def streams() -> Iterator[str]:
+    """Every strategy on two real streams."""
+    present = {name: what for name, what in STREAMS.items() if (RESULTS / f"streams_{name}.json").is_file()}
+    if not present:
+        return
+    yield "## Strategies of continual learning\n"
+    for name, what in present.items():
+        found = read(f"streams_{name}.json")
+        yield f"### {what}\n"
+        yield f"`{found['protocol']['command']}`\n"
+        yield "| technique | strategy | average accuracy | against none | of joint's gain | forgetting | state in memory, MiB | training seconds |"
+        yield "|---|---|---|---|---|---|---|---|"
+        rows = [row for row in found["rows"] if row["kind"] == "technique"]
+        order = [
+            (technique, strategy)
+            for technique in found["protocol"]["techniques"]
+            for strategy in found["protocol"]["strategies"]
+        ]
+        for row in sorted(rows, key=lambda row: order.index((row["technique"], row["strategy"]))):
+            if not row.get("stream"):
+                yield f"| {row['technique']} | {row['strategy']} | {row['status']}: {row['reason']} | | | | | |"
+                continue
+            stream, gain = row["stream"], (row["against_none"] or {}).get("average_accuracy")
+            against = f"{interval(gain)}{' (tie)' if gain['tie'] else ''}" if gain else "-"
+            share = "-" if row["recovered"] is None else f"{100 * row['recovered']:.0f} %"
+            yield (
+                f"| {row['technique']} | {row['strategy']} | {interval(stream['average_accuracy'])} | {against} | {share} | {interval(stream['forgetting'])} "
+                f"| {stream['strategy_bytes']['memory'] / 2**20:.2f} | {row['train_seconds']:.0f} |"
+            )
+        yield ""
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -110,7 +224,7 @@ def page() -> str:
         + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
         + ".\n",
     ]
-    return "\n".join([*head, *tasks(), *peers(), *eras()]).rstrip() + "\n"
+    return "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras(), *streams()]).rstrip() + "\n"
 
 
 if __name__ == "__main__":

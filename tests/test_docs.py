@@ -153,7 +153,11 @@ def test_each_task_trains_as_its_page_says(command: str, tmp_path: Path, monkeyp
         "-q",
     ]
     task = words[words.index("--task") + 1]
-    writes = ["--set", f"{task}.max_new_tokens=4"] if task in ("summarization", "instruction", "chat") else []
+    writes = (
+        ["--set", f"{task}.max_new_tokens=4"]
+        if task in ("summarization", "instruction", "chat", "text-to-text")
+        else []
+    )
     # The slice's sequences are short, and a turn is never cut.
     writes += ["--set", "chat.too_long=drop"] if task == "chat" else []
     assert run([*words, *slice_, *writes]) == 0

@@ -46,12 +46,43 @@ def test_commands_run(reader: Path, models: Path) -> None:
     assert found["stages"] == ["films", "posts", "entities", "text-classification"] and len(found["matrix"]) == 4
 
 
+def test_strategies_side_by_side(reader: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (reader / "stages.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    model = str(tiny_model("bert", models / "bert"))
+    first, second = blocks("bash")[2].splitlines()
+    words = shlex.split(first.replace("asset:bert-tiny", model).replace("0,1", "0"))[1:]
+    assert run([*words, "-q", "--max-steps", "2", "--batch-size", "8"]) == 0
+    rows = json.loads((reader / "runs" / "compared" / "results.json").read_text())["rows"]
+    assert {row.get("strategy") or row["technique"] for row in rows} == {
+        "none",
+        "experience-replay",
+        "joint",
+        "majority",
+    }
+    joint = next(row for row in rows if row.get("strategy") == "joint")
+    assert all(key in joint for key in re.findall(r"^- `(\w+)`", PAGE, re.M) if key != "against_alone")
+    assert (reader / "runs" / "compared" / "runs" / "lora+joint" / "0" / "result.json").is_file()
+    capsys.readouterr()
+    assert run(shlex.split(second)[1:]) == 0
+    assert "lora + experience-replay" in capsys.readouterr().out
+
+
 def test_the_stage_of_several_tasks_runs(reader: Path, models: Path) -> None:
     (reader / "both.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
     model = str(tiny_model("bert", models / "bert"))
     assert run(["train", "-q", "--model", model, "--stream", "both.yaml", "--max-steps", "2", "-o", "run"]) == 0
     after = json.loads((reader / "run" / "result.json").read_text())["metrics"]["after"]
     assert {"reviews/accuracy", "entities/f1", "mean_score"} <= after.keys()
+
+
+def test_tasks_as_text_run(reader: Path, models: Path) -> None:
+    (reader / "words.yaml").write_text(blocks("yaml")[2], encoding="utf-8")
+    model = str(tiny_model("llama", models / "llama"))
+    for line in blocks("bash")[1].splitlines():
+        words = shlex.split(line.replace("asset:smollm2-135m", model))[1:]
+        assert run([*words, "-q", *(["--max-steps", "2"] if words[0] == "train" else [])]) == 0, line
+    after = json.loads((reader / "runs" / "words" / "result.json").read_text())["metrics"]["after"]
+    assert {"opinion/accuracy", "opinion/readable", "entities/f1"} <= after.keys()
 
 
 def test_the_table_names_every_strategy_and_option() -> None:

@@ -21,5 +21,6 @@ def test_every_task_has_a_result() -> None:
     from tunesmith import registry
 
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    missing = [name for name in registry.names("task") if f"| {name} |" not in text]
+    own = [name for name in registry.names("task") if not registry.load("task", name).wraps]
+    missing = [name for name in own if f"| {name} |" not in text]
     assert not missing

@@ -121,14 +121,16 @@ def test_killed_in_the_middle_of_a_stage_and_resumed(
 
     monkeypatch.setattr(loop, "_train_step", dying)
     with pytest.raises(RuntimeError, match="power cut"):
-        go(tmp_path / "cut", models, "films", "flipped", "colours", **settings)
+        go(tmp_path / "kills", models, "films", "flipped", "colours", **settings)
     monkeypatch.setattr(loop, "_train_step", real)
     torch.manual_seed(999)
-    result = runs.resume(tmp_path / "cut")
+    result = runs.resume(
+        tmp_path / "kills"
+    )  # a name as long as the other: paths of rows are kept, and their bytes counted
     assert result["stream"] == whole.result["stream"]
-    left, right = weights(whole.folder), weights(tmp_path / "cut")
+    left, right = weights(whole.folder), weights(tmp_path / "kills")
     assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
-    assert logged(whole.folder) == logged(tmp_path / "cut")
+    assert logged(whole.folder) == logged(tmp_path / "kills")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_multitask_stage(tmp_path: Path, models: Path) -> None:
     for name, changed in {
         "plain": {}, "equal": {"mixing": "equal"}, "uncertainty": {"weighting": "uncertainty"}, "pcgrad": {"weighting": "pcgrad"},
         "heavy": {"tasks": [{**tasks[0], "weight": 5.0}, tasks[1]]},
-        "temperature": {"mixing": "temperature", "temperature": 8.0},
+        "temperature": {"mixing": "temperature", "temperature": 8.0}, "proportional": {"mixing": "proportional"},
     }.items():  # fmt: skip
         listed = [{**tasks[0], "train": toy_rows(32)[:12]}, tasks[1]]
         stage = {"name": "both", "tasks": listed, **changed}

@@ -17,7 +17,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tunesmith import registry
 from tunesmith.errors import ConfigError, UserError, unknown
+from tunesmith.options import NewModelOptions as NewModelOptions
 from tunesmith.options import Options as Options  # every option set imports it from here
+from tunesmith.options import RetainOptions
 from tunesmith.stream import StreamOptions
 
 Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
@@ -94,19 +96,6 @@ class TrainingOptions(Options):
         return self.early_stopping is not None or self.keep_best
 
 
-class NewModelOptions(Options):
-    """What a model that starts from random weights is made of (`--model new:lstm`)."""
-
-    layers: int = Field(2, ge=1, description="recurrent layers")
-    hidden: int = Field(512, ge=2, description="width of a layer's output (both directions together)")
-    embedding: int | None = Field(None, ge=1, description="width of the embedding (default: hidden)")
-    dropout: float = Field(0.2, ge=0, lt=1, description="between layers, after the embedding and before the head")
-    bidirectional: bool = Field(False, description="read both ways; not for tasks that write or predict the next token")
-    tie_weights: bool = Field(True, description="the output layer of a language model is its embedding")
-    vocabulary: int = Field(8000, ge=300, description="tokens of the tokenizer that is trained on the training rows")
-    tokenizer: str | None = Field(None, description="take this one instead: a folder, hub id or asset:NAME")
-
-
 class RunConfig(Options):
     """Everything one run depends on."""
 
@@ -126,6 +115,9 @@ class RunConfig(Options):
     )
     strategy: str = Field("none", description="how earlier stages are kept")
     continue_from: str | None = Field(None, description="a finished run whose stages come before these")
+    retain: RetainOptions | None = Field(
+        None, description="what must not be forgotten, measured before and after: a text, a data set, or default"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
@@ -152,11 +144,19 @@ class CompareConfig(RunConfig):
     models: list[str] = Field(
         default_factory=list, description="several models in place of one; new ones learn in full"
     )
-    techniques: list[str] = Field(default_factory=list, description="default: every technique that applies")
+    techniques: list[str] = Field(
+        default_factory=list, description="default: every technique that applies; of a stream, the usual one"
+    )
+    strategies: list[str] = Field(
+        default_factory=list, description="of a stream; default: every strategy that can keep its tasks"
+    )
+    alone: bool | None = Field(
+        None, description="of a stream: also train each task alone; default: if a stage has several tasks"
+    )
     baselines: list[str] | None = Field(None, description="default: every baseline that knows the task")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
 
-    @field_validator("models", "techniques", "baselines", "seeds")
+    @field_validator("models", "techniques", "strategies", "baselines", "seeds")
     @classmethod
     def _once(cls, value: list[Any] | None) -> list[Any] | None:
         twice = next((item for i, item in enumerate(value or []) if item in (value or [])[:i]), None)
@@ -280,8 +280,12 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
     if settings.get("epochs") is not None and settings.get("max_steps") is not None:
         problems.append(("max_steps", "is given together with epochs; give one of them."))
     if issubclass(cls, CompareConfig):
-        given = [name for name in ("technique", "seed") if settings.get(name) is not None]
-        problems += [(name, f"a comparison takes `{name}s`, a list.") for name in given]
+        lists = {"technique": "techniques", "seed": "seeds", "strategy": "strategies"}
+        given = [name for name in lists if settings.get(name) not in (None, "none")]  # files of old name strategy: none
+        problems += [(name, f"a comparison takes `{lists[name]}`, a list.") for name in given]
+        for name in ("strategies", "alone"):
+            if settings.get(name) and not settings.get("stream"):
+                problems.append((name, "needs a stream: name the file with its stages with --stream."))
     if issubclass(cls, CompareConfig) and isinstance(settings.get("models"), list) and settings["models"]:
         if settings.get("model") not in (None, settings["models"][0]):
             problems.append(("models", "is given together with model; give one of them."))
@@ -308,13 +312,18 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
                 sections.setdefault(registry.resolve(kind, value).name, {})
             except ConfigError as error:
                 problems += [(name, message) for _, message in error.problems]
-    for kind, plural in (("technique", "techniques"), ("baseline", "baselines")):
+    for kind, plural in (("technique", "techniques"), ("strategy", "strategies"), ("baseline", "baselines")):
         listed = settings.get(plural)
         for value in listed if isinstance(listed, list) else []:
             try:
                 registry.resolve(kind, str(value))
             except ConfigError as error:
                 problems += [(plural, message) for _, message in error.problems]
+    if config is not None and config.retain is not None and config.retain.task is not None:
+        try:
+            registry.resolve("task", config.retain.task)
+        except ConfigError as error:
+            problems += [("retain.task", message) for _, message in error.problems]
     if config is not None and config.stream is not None:
         problems += _streams(config, sections)
     for name, values in sections.items():
@@ -397,7 +406,7 @@ def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> l
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML; option sets are written under their own names."""
-    hidden = {"technique", "seed"} if isinstance(config, CompareConfig) else set()
+    hidden = {"technique", "seed", "strategy"} if isinstance(config, CompareConfig) else set()
     plain = config.model_dump(mode="json", exclude=hidden)
     options = plain.pop("options")
     return yaml.dump({**plain, **options}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -1,6 +1,6 @@
 """The stages of a run, one after the other, and what was measured after each of them on all.
 
-`metrics.transfer` makes numbers of it.
+`outcome` makes numbers of it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import retention
 from tunesmith.config import RunConfig
+from tunesmith.continual._size import bytes_on_disk
 from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
-from tunesmith.metrics.transfer import transfer
-from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
+from tunesmith.outcome import Outcome, is_plain
+from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
-from tunesmith.stage import MEAN, Turn, learn, score, together
+from tunesmith.stage import Turn, learn
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
 STRATEGY_FILE = "strategy.pt"
 SCORES_FILE = "scores.json"
+LEARNED_FILE = "learned.json"
 
 
 @dataclass
@@ -41,7 +44,10 @@ class History:
         begun_in: where the first of these stages starts from: nothing, or the artifact of another run.
         device: what it runs on.
         source: the pretrained model.
+        roles: rows of tasks that were read, by name.
+        measured: the model as it was opened to be measured: the next stage starts from it.
         carry_out: runs a configuration, for strategies that train a model beside.
+        yardstick: what must not be forgotten, as it was before this run.
     """
 
     config: RunConfig
@@ -54,7 +60,10 @@ class History:
     begun_in: Path | None = None
     device: Any = None
     source: Any = None
+    roles: dict[str, Any] = field(default_factory=dict)
+    measured: Model | None = None
     carry_out: Callable[..., Any] | None = None
+    yardstick: Any = None
 
     @classmethod
     def begin(
@@ -77,7 +86,7 @@ class History:
     @property
     def alone(self) -> bool:
         """Whether this is a plain run: one stage, one task, nothing before."""
-        return self.config.stream is None and self.config.continue_from is None
+        return is_plain(self.config)
 
     @property
     def next(self) -> Stage | None:
@@ -95,19 +104,20 @@ class History:
         number, stage = len(self.done), self.next
         assert stage is not None
         artifact = self.folder / "artifact" if number and self._own(number - 1) else self.begun_in
-        model = reopen(self.config, self.folder, artifact) if artifact else open_model(self.config, self.folder)
+        model, self.measured = self.measured or self._open(artifact), None
         self._ready(model)
         parts = prepare(model, stage, self.parts)
         self.device, self.source = model.device, model.source
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
-        before = {name: model.measure(part, "eval", "before") for name, part in parts.items()}
-        later = {} if self.alone else self._later(model, number)
-        untouched = (
-            {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
-            if number == 0
-            else {}
-        )
+        self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
+        # A head that was there could read the stage's rows before its turn, so that is known.
+        known = self.done[-1]["after"] if number and self._own(number - 1) else {}
+        before = {
+            name: known.get(name) or model.measure(part, "eval", "before").metrics for name, part in parts.items()
+        }
+        later = {} if self.alone or number else self._later(model, number)
+        untouched = {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
 
         def start() -> None:
             if not resume and not any(self._own(i) for i in range(number)):
@@ -116,28 +126,39 @@ class History:
                 self.folder, self.config
             )  # from here on the folder holds a run; until here everything could be refused
 
-        def keep(session: Any) -> None:
+        entry: dict[str, Any] = {"stage": stage.name, "before": before, "untouched": untouched}
+
+        def keep(session: Any, learned: Mapping[str, Any]) -> None:
             from tunesmith.training.checkpoint import write_state
 
+            numbers, size = session.kept
+            entry.update(learned, strategy={"parameters": numbers, "memory": size}, after={}, measured_on="eval")
             state = self.strategy.state_dict()
             if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
                 write_state(self.place(number) / STRATEGY_FILE, state)
+                write_json(self.place(number) / LEARNED_FILE, entry)
 
         turn = Turn(
-            stage, number, parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
+            stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
             self._nested,
         )  # fmt: skip
-        learned = learn(model, turn, resume=resume, before_fit=start)
+        learn(model, turn, resume=resume, before_fit=start)
         self.parts |= parts
         del model, turn, later
         gc.collect()
-        entry = {
-            "stage": stage.name, "before": {name: each.metrics for name, each in before.items()}, "untouched": untouched, **learned,
-            "after": {}, "measured_on": "eval",
-        }  # fmt: skip
         self._measure(entry, number)
         self.done.append(entry)
+
+    def _open(self, artifact: Path | None) -> Model:
+        model = reopen(self.config, self.folder, artifact) if artifact else open_model(self.config, self.folder)
+        model.roles = self.roles
+        return model
+
+    def _disk(self, number: int) -> int:
+        """Bytes that the strategy needs on disk to go on after a stage."""
+        state = [self.place(number) / STRATEGY_FILE] if self.strategy.state_dict() else []
+        return bytes_on_disk([*state, *self.strategy.files(self.folder)])
 
     def _nested(self, settings: Mapping[str, Any], name: str) -> str:
         """A run of its own inside this one's folder; returns its artifact."""
@@ -150,7 +171,7 @@ class History:
 
     def _measure(self, entry: dict[str, Any], number: int) -> None:
         """What is measured is what was kept: the artifact, opened again on the base as it is on disk."""
-        model = reopen(self.config, self.folder, self.folder / "artifact")
+        model = self._open(self.folder / "artifact")
         self._ready(model)
         for name, part in self.parts.items():
             scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
@@ -159,10 +180,15 @@ class History:
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
         entry["task_found"] = self._task_found(model)
+        self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
+        if self.yardstick is not None:  # last, because the model gets a head for it
+            entry["forgetting"] = self.yardstick.conclude(model, "" if self.alone else f"after {entry['stage']}: ")
+        # A model that got a head to be measured by is not gone on with.
+        self.measured = model if number + 1 < len(self.stages) and self.yardstick is None else None
         del model
         gc.collect()
         if not self.alone:
-            self.place(number).mkdir(parents=True, exist_ok=True)
+            entry["strategy"]["disk"] = self._disk(number)
             write_json(self.place(number) / SCORES_FILE, entry)
 
     def _task_found(self, model: Model) -> dict[str, float]:
@@ -263,9 +289,8 @@ class History:
         for spec in stage.tasks:
             config = for_task(self.config, spec)
             task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
-            self.parts[spec.name] = Part(
-                spec.name, spec, heads[spec.name], None, load_roles(config, task), stage=stage.name
-            )
+            self.roles[spec.name] = roles = load_roles(config, task)
+            self.parts[spec.name] = Part(spec.name, spec, heads[spec.name], None, roles, stage=stage.name)
         state = self.place(number) / STRATEGY_FILE
         if state.is_file():
             self.strategy.load_state_dict(read_state(state))
@@ -275,15 +300,7 @@ class History:
         elif path.is_file():
             self.done.append(json.loads(path.read_text(encoding="utf-8")))
         else:  # killed between the artifact and its scores
-            entry = {
-                "stage": stage.name,
-                "before": {},
-                "untouched": {},
-                "cost": {},
-                "training": {},
-                "after": {},
-                "measured_on": "eval",
-            }
+            entry = json.loads((self.place(number) / LEARNED_FILE).read_text(encoding="utf-8"))
             self._measure(entry, number)
             self.done.append(entry)
 
@@ -296,113 +313,7 @@ class History:
             "training": result["training"], "after": {name: result["metrics"]["after"]}, "measured_on": "eval",
         }  # fmt: skip
 
-    # ---- results
-
     @property
-    def task(self) -> str:
-        """The run's task; several names joined."""
-        return "+".join(dict.fromkeys(spec.task for stage in self.columns for spec in stage.tasks))
-
-    @property
-    def technique(self) -> str:
-        """The technique's registry name."""
-        return str(self.config.technique)
-
-    def metrics(self) -> dict[str, Any]:
-        """Before and after, for result.json."""
-        last = self.done[-1]
-        if self.alone:
-            (name,) = self.parts
-            return {
-                "before": last["before"][name],
-                "after": last["after"][name],
-                "primary": self.parts[name].task.primary,
-            }
-        first = {
-            name: metrics for entry in self.done for name, metrics in {**entry["untouched"], **entry["before"]}.items()
-        }
-        after = {name: last["after"][name] for name in self.parts}
-        shared = {name: first[name] for name in self.parts if name in first}
-        return {"before": _together(shared, self.parts), "after": _together(after, self.parts), "primary": MEAN}
-
-    def cost(self) -> dict[str, Any]:
-        """Of all stages of this run together."""
-        costs = [entry["cost"] for i, entry in enumerate(self.done) if self._own(i) and entry["cost"]]
-        seconds = sum(each["train_seconds"] for each in costs)
-        tokens = sum(each["tokens_per_second"] * max(each["train_seconds"], 1e-9) for each in costs)
-        return {
-            **{name: max(each[name] for each in costs) for name in ("trainable_parameters", "total_parameters")},
-            "train_seconds": seconds,
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-        }
-
-    def training(self) -> dict[str, Any]:
-        """Of the last stage; steps and tokens of all."""
-        notes = [entry["training"] for i, entry in enumerate(self.done) if self._own(i) and entry["training"]]
-        return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
-
-    def provenance(self) -> dict[str, Any]:
-        """Rows and hashes."""
-        if self.alone:
-            (part,) = self.parts.values()
-            rows, hashes = part.roles.describe(), part.roles.sha256()
-        else:
-            rows = {name: part.roles.describe() for name, part in self.parts.items()}
-            hashes = {name: part.roles.sha256() for name, part in self.parts.items()}
-        return {"rows": rows, "data_sha256": hashes, "model_sha256": self.source.sha256 if self.source else ""}
-
-    def stream(self) -> dict[str, Any] | None:
-        """The matrix and what follows from it; None for a plain run."""
-        if self.alone:
-            return None
-        matrix = [[self._column(entry["after"], column) for column in self.columns] for entry in self.done]
-        first = self.done[0]
-        untouched = [self._column({**first["before"], **first["untouched"]}, column) for column in self.columns]
-        signs = [
-            1.0 if all(self.parts[t.name].task.higher_is_better for t in column.tasks) else -1.0
-            for column in self.columns
-        ]
-        return {
-            "stages": [column.name for column in self.columns],
-            **transfer(matrix, untouched, signs),
-            "untouched": untouched,
-            "task_found": self.done[-1].get("task_found", {}),
-        }
-
-    def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:
-        """The primary metric on a stage, the mean over its tasks; None if one was not measured."""
-        values = [
-            found[t.name][self.parts[t.name].task.primary]
-            for t in column.tasks
-            if t.name in found and t.name in self.parts
-        ]
-        return sum(values) / len(values) if len(values) == len(column.tasks) else None
-
-
-def _together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part]) -> dict[str, float]:
-    if len(found) != 1:
-        return together(found, parts)
-    ((name, metrics),) = found.items()
-    return {
-        MEAN: score(parts[name].task, metrics),
-        **{f"{name}/{k}": v for k, v in metrics.items()},
-        "loss": metrics["loss"],
-    }
-
-
-def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
-    """Say which rows were held out, where the user named none, and what random weights mean."""
-    from tunesmith.console import say, warn
-
-    if configuration.is_new(config.model) and technique.name != "full":
-        warn(
-            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
-            "the default for new models."
-        )
-    elif configuration.is_new(config.model):
-        say(f"{config.model} starts from random weights, so everything learns (technique full).")
-    for part in parts.values():
-        if "by content hash" in part.roles.origins["eval"]:
-            say(
-                f"No --eval given: {len(part.roles.eval):,} rows ({part.roles.origins['eval']}) are only measured, not trained on."
-            )
+    def outcome(self) -> Outcome:
+        """What the finished stages amount to."""
+        return Outcome(self.config, self.columns, self.done, self.parts, self.source.sha256 if self.source else "")

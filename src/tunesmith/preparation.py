@@ -30,6 +30,7 @@ class Part:
         roles: its rows.
         encoded: their features by role.
         stage: name of the stage it belongs to.
+        encoded_for: what the features were made for: a head that grew wants others.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Part:
     roles: Any
     encoded: dict[str, Any] = field(default_factory=dict)
     stage: str = ""
+    encoded_for: str = ""
 
     @property
     def task(self) -> Any:
@@ -53,7 +55,10 @@ class Part:
 
 @dataclass
 class Model:
-    """The model of a run between stages: heads on one backbone, what reads through each, the technique once it is attached."""
+    """The model of a run between stages: heads on one backbone, what reads through each, the technique once it is attached.
+
+    `roles` are the rows of tasks that were read already, by name: the same for every model of a run.
+    """
 
     config: RunConfig
     folder: Path
@@ -63,7 +68,16 @@ class Model:
     heads: Any = None
     readings: dict[str, Any] = field(default_factory=dict)
     attached: bool = False
+    roles: dict[str, Any] = field(default_factory=dict)
     inference: TaskInference | None = None
+
+    def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
+        """A task's rows in their roles, read once."""
+        from tunesmith.data.splits import load_roles
+
+        if spec.name not in self.roles:
+            self.roles[spec.name] = load_roles(config, task)
+        return self.roles[spec.name]
 
     @property
     def pad_id(self) -> int:
@@ -136,18 +150,17 @@ def _part(model: Model, spec: StageTask, earlier: Mapping[str, Part]) -> Part:
     """A task's rows, and the head they are to be read through: an earlier one, that one extended, or a new one."""
     from tunesmith import registry
     from tunesmith.artifacts.store import Reading
-    from tunesmith.data.splits import load_roles
 
     config = for_task(model.config, spec)
     task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
-    roles = load_roles(config, task)
+    roles = model.rows_of(spec, config, task)
     for name, reading in reversed(list(model.readings.items())) if spec.head != "own" else ():
         known = reading.task
         if known.name != task.name or known.options != task.options:
             continue
         if spec.head == "extend":
             known.extend(roles.train)
-        elif task.owns_head:
+        elif task.owns_head or task.learns_labels:
             try:
                 known.check(roles.train, "train")
             except DataError:
@@ -202,13 +215,17 @@ def _head(model: Model, part: Part) -> None:
 def encode_part(
     model: Model, part: Part, roles: Sequence[str] = ("train", "validation", "eval"), *, look: bool = True
 ) -> None:
-    """Encode the rows of some roles, and let the doctor look at them."""
+    """Encode the rows of some roles, and let the doctor look at them. What is encoded already for this head stays."""
+    from tunesmith.cache.store import key_of
     from tunesmith.data.encode import encode, refuse_nothing
     from tunesmith.doctor.examination import at_start
 
     tokenizer = model.heads.first.tokenizer
+    made_for = key_of(state=part.task.state_dict(), bound=part.task.encoding_key(), max_length=part.max_length)
+    if part.encoded_for != made_for:
+        part.encoded, part.encoded_for = {}, made_for
     for role, rows in part.roles.present():
-        if role in roles:
+        if role in roles and role not in part.encoded:
             part.encoded[role] = encode(part.task, rows, tokenizer, part.max_length, title=f"tokenise {role}")
             refuse_nothing(part.encoded[role], rows, part.max_length)
     if look and "train" in roles:
@@ -220,7 +237,6 @@ def encode_part(
 def readable(model: Model, spec: StageTask) -> Part | None:
     """A later stage's task, where a head that is there already can read it: it is measured before its turn."""
     from tunesmith import registry
-    from tunesmith.data.splits import load_roles
 
     config = for_task(model.config, spec)
     task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
@@ -228,7 +244,7 @@ def readable(model: Model, spec: StageTask) -> Part | None:
         known = reading.task
         if known.name != task.name or known.options != task.options:
             continue
-        roles = load_roles(config, task)
+        roles = model.rows_of(spec, config, task)
         try:
             for role, rows in roles.present():
                 known.check(rows, role)
@@ -238,6 +254,24 @@ def readable(model: Model, spec: StageTask) -> Part | None:
         encode_part(model, part, ("eval",), look=False)
         return part
     return None
+
+
+def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any) -> None:
+    """Say which rows were held out, where the user named none, and what random weights mean."""
+    from tunesmith.console import say, warn
+
+    if configuration.is_new(config.model) and technique.name != "full":
+        warn(
+            f"{config.model} starts from random weights, and {technique.name} trains only a part of it; use --technique full, "
+            "the default for new models."
+        )
+    elif configuration.is_new(config.model):
+        say(f"{config.model} starts from random weights, so everything learns (technique full).")
+    for part in parts.values():
+        if "by content hash" in part.roles.origins["eval"]:
+            say(
+                f"No --eval given: {len(part.roles.eval):,} rows ({part.roles.origins['eval']}) are only measured, not trained on."
+            )
 
 
 def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:

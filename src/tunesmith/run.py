@@ -1,6 +1,7 @@
 """A run on one page: for every stage of its stream, data -> task + head -> technique -> fit -> artifact -> evaluate.
 
-A plain run is a stream of one stage. `history` goes through the stages, `stage` learns one, `run_folder` says what a run leaves.
+A plain run is a stream of one stage. `history` goes through the stages, `stage` learns one, `outcome` makes numbers of
+them, `run_folder` says what a run leaves.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import UserError
 from tunesmith.history import History
-from tunesmith.run_folder import config_sha256, materialise, materialise_stream, open_folder, write_json
+from tunesmith.run_folder import (
+    config_sha256,
+    materialise,
+    materialise_retain,
+    materialise_stream,
+    open_folder,
+    write_json,
+)
 
 SCHEMA = 1
 
@@ -80,6 +88,9 @@ def train(
         raw = {
             **settings,
             **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+            **(
+                {"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}
+            ),
             **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
         }
         resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
@@ -116,30 +127,30 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) 
     history = History.begin(config, folder, resume=resume, carry_out=execute)
     while history.next is not None:
         history.learn_next(resume=resume)
-    verification = verify_run(folder)
+    verification, found = verify_run(folder), history.outcome
     result = {
         "schema_version": SCHEMA,
-        "task": history.task,
-        "technique": history.technique,
+        "task": found.task,
+        "technique": found.technique,
         "model": config.model,
         "seed": config.seed,
         "status": "finished",
-        "metrics": history.metrics(),
+        "metrics": found.metrics(),
         "cost": {
-            **history.cost(),
+            **found.cost(),
             "peak_memory_bytes": cost.peak_memory(history.device),
             "artifact_bytes": cost.folder_bytes(folder / "artifact"),
             "predicted_memory_bytes": None,
             "predicted_seconds": None,
         },
-        "forgetting": None,
-        "stream": history.stream(),
-        "training": history.training(),
+        "forgetting": found.forgetting(),
+        "stream": found.stream(),
+        "training": found.training(),
         "verification": verification,
         "provenance": {
             "versions": cost.versions(),
             "hardware": cost.hardware(),
-            **history.provenance(),
+            **found.provenance(),
             "config_sha256": config_sha256(config),
             "git_commit": cost.git_commit(),
         },

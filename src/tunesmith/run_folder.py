@@ -83,6 +83,17 @@ def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any
     return named
 
 
+def materialise_retain(folder: Path, retain: Any) -> Any:
+    """What must not be forgotten, with a file of the run in place of Python objects (rows, or rows under `data`)."""
+    from tunesmith.data.sources import write_objects
+
+    rows = retain.get("data") if isinstance(retain, Mapping) else retain
+    if rows is None or isinstance(rows, (str, Path)):
+        return retain if isinstance(retain, (str, Mapping)) else str(retain)
+    written = str(write_objects(rows, folder / "data" / "retain.jsonl"))
+    return {**retain, "data": written} if isinstance(retain, Mapping) else written
+
+
 def materialise_stream(folder: Path, stream: Any) -> Any:
     """A stream whose stages hold Python objects as rows, with files of the run in their place."""
     from tunesmith.data.sources import write_objects
@@ -134,6 +145,7 @@ def resolved(config: RunConfig) -> RunConfig:
     places: list[tuple[Any, str]] = [
         (plain, name) for name in ("model", "train", "validation", "eval", "output", "continue_from")
     ]
+    places += [(plain.retain, "data")] if plain.retain else []
     tasks = [task for stage in plain.stream.stages for task in stage.tasks] if plain.stream else []
     places += [(task, name) for task in tasks for name in ("train", "validation", "eval")]
     for owner, name in places:

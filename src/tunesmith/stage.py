@@ -24,24 +24,31 @@ class Turn:
     Attributes:
         stage: what is learned.
         number: from 0.
+        of: how many there are.
         parts: its tasks.
         earlier: the tasks of the stages before.
         strategy: how those are kept.
         alone: the stream is this one stage, with one task.
         snapshot: opens the model as the stage before left it.
         nested: carries out a run of its own, for strategies that train a model beside.
-        keep: called with the session before the artifact is written: what the next stage must know is on disk first.
+        keep: called with the session and what was learned before the artifact is written: what the next stage must know is on disk first.
     """
 
     stage: Stage
     number: int
+    of: int
     parts: dict[str, Part]
     earlier: dict[str, Part]
     strategy: Any
     alone: bool
     snapshot: Callable[[], Any] | None = None
-    keep: Callable[[Any], None] = lambda session: None
+    keep: Callable[[Any, Mapping[str, Any]], None] = lambda session, learned: None
     nested: Callable[[Mapping[str, Any], str], str] | None = None
+
+    @property
+    def title(self) -> str:
+        """Which stage of how many, for people; nothing for a plain run."""
+        return "" if self.alone else f"stage {self.number + 1} of {self.of}, {self.stage.name}: "
 
 
 def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -96,8 +103,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     count = sum(len(part.roles.train) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
     say(
-        ("" if turn.alone else f"stage {turn.number + 1}, {stage.name}: ")
-        + f"{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
+        f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}."
     )
     before_fit()
@@ -127,7 +133,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         strategy=turn.strategy, weighting=KINDS[stage.weighting](list(turn.parts), config.seed), feed=feed, masters=masters,
         device=model.device, learning_rate=rate, total_steps=steps, log=log, measure=measure, measured_on=measured_on,
         primary=only.task.primary if len(turn.parts) == 1 else MEAN, higher_is_better=only.task.higher_is_better if len(turn.parts) == 1 else True,
-        evaluate_every=every, resume=resume, stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
+        evaluate_every=every, resume=resume, title=f"{turn.title}{technique.name}", stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
         snapshot=turn.snapshot, nested=turn.nested, open=lambda path: load(path, device=str(model.device)),
     )  # fmt: skip
     if stand_in is not None:
@@ -145,15 +151,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         if part.task.chooses(part.roles.train):
             part.task.tune(model.measure(part, "validation", "validation").answers, part.roles.validation.table)
     notes: dict[str, Any] = {"dtype": kind, "learning_rate": rate}
-    turn.keep(session)
-    known_parts = {**turn.earlier, **turn.parts}
-    places = {name: part.head for name, part in known_parts.items()}
-    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
-    inference = TaskInference.of(
-        {name: [text_of(row, part.task) or "" for row in part.roles.train.table] for name, part in known_parts.items()}, heads.first.tokenizer
-    ) if len(known_parts) > 1 else None  # fmt: skip
-    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
-    return {
+    learned = {
         "cost": {
             "trainable_parameters": learning,
             "total_parameters": total,
@@ -170,6 +168,15 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "stopped_early": fitted.stopped_early,
         },
     }
+    turn.keep(session, learned)
+    known_parts = {**turn.earlier, **turn.parts}
+    places = {name: part.head for name, part in known_parts.items()}
+    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
+    inference = TaskInference.of(
+        {name: [text_of(row, part.task) or "" for row in part.roles.train.table] for name, part in known_parts.items()}, heads.first.tokenizer
+    ) if len(known_parts) > 1 else None  # fmt: skip
+    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
+    return learned
 
 
 def attach(model: Model, turn: Turn) -> list[Any]:

@@ -8,6 +8,11 @@
         tasks:
           - {name: spam, task: text-classification, train: spam.csv, weight: 0.5}
           - {name: entities, task: token-classification, train: tweets.jsonl}
+      - name: words                       # `form: text`: one head, the language model's own output layer
+        form: text
+        tasks:
+          - {name: opinion, train: films.csv, instruction: "Is the opinion of this film good or bad?"}
+          - {name: people, task: token-classification, train: tweets.jsonl}
 
 Each task of a stage reads through a *head*: the one of an earlier stage (`shared`), that one with more labels (`extend`), or its
 own (`own`). `auto` shares where the task is the same and every label is known, and else adds one.
@@ -25,7 +30,7 @@ from tunesmith import registry
 from tunesmith.errors import ConfigError
 from tunesmith.options import Options
 
-TASK_FIELDS = ("task", "train", "validation", "eval", "columns", "head", "options", "instruction")
+TEXT = "text-to-text"
 
 
 class StageTask(Options):
@@ -39,7 +44,33 @@ class StageTask(Options):
     columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
     head: Literal["auto", "shared", "extend", "own"] = Field("auto", description="which head reads them")
     weight: float = Field(1.0, gt=0, description="factor of this task's loss")
+    max_train_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
+    max_eval_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
+    form: Literal["head", "text"] | None = Field(
+        None, description="text: the task in words, through the model's own output layer (task text-to-text)"
+    )
+    instruction: str | None = Field(None, description="with form: text, what stands before every row")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_words(cls, raw: Any) -> Any:
+        """`form: text` is the task text-to-text around the task."""
+        if not isinstance(raw, dict) or (raw.get("form") != "text" and not raw.get("instruction")):
+            return raw
+        task = str(raw.get("task", cls.model_fields["task"].default))
+        if raw.get("form") == "head":
+            raise ValueError("instruction is for form: text, where a task is put in words; leave it out")
+        rest = {k: v for k, v in raw.items() if k not in ("form", "instruction")}
+        own = dict(raw.get("options") or {})
+        ours = {k: own.pop(k) for k in ("words", "generate_rows", "max_new_tokens", "template") if k in own}
+        if task == TEXT:
+            return {**rest, "options": {**own, **ours, "instruction": raw.get("instruction")}}
+        return {
+            **rest,
+            "task": TEXT,
+            "options": {"task": task, "options": own, "instruction": raw.get("instruction"), **ours},
+        }
 
 
 class Stage(Options):
@@ -48,7 +79,7 @@ class Stage(Options):
     name: str = Field("", description="what results call it")
     tasks: list[StageTask] = Field(min_length=1)
     mixing: Literal["proportional", "equal", "temperature"] = Field(
-        "proportional",
+        "temperature",  # 100 rows beside 10,000 keep less than 90 % of their score by their rows alone (benchmarks/multitask.py)
         description="how often a row of each task is drawn: by its rows n, all alike, or by n^(1/temperature)",
     )
     temperature: float = Field(2.0, ge=1, description="of mixing: 1 is proportional, large values come near equal")
@@ -68,6 +99,9 @@ class Stage(Options):
             own = {k: v for k, v in raw.items() if k in StageTask.model_fields and k != "name"}
             rest = {k: v for k, v in raw.items() if k not in own}
             return {**rest, "tasks": [{**own, "name": str(raw.get("name") or "")}]}
+        if isinstance(raw, dict) and "form" in raw:  # of all its tasks
+            rest = {k: v for k, v in raw.items() if k != "form"}
+            return {**rest, "tasks": [{"form": raw["form"], **task} for task in raw["tasks"]]}
         return raw
 
 
@@ -103,6 +137,8 @@ class Run(Protocol):
     eval: str | None
     columns: dict[str, str]
     options: dict[str, dict[str, Any]]
+    max_train_rows: int | None
+    max_eval_rows: int | None
     stream: StreamOptions | None
 
     def model_copy(self, *, update: Any) -> Any:
@@ -120,6 +156,8 @@ def for_task(config: C, spec: StageTask) -> C:
         update={
             "task": spec.task, "train": spec.train, "validation": spec.validation, "eval": spec.eval, "columns": spec.columns,
             "options": options, "stream": None,
+            "max_train_rows": spec.max_train_rows or config.max_train_rows,
+            "max_eval_rows": spec.max_eval_rows or config.max_eval_rows,
         }
     )  # fmt: skip
     return copy

@@ -230,7 +230,7 @@ def test_a_fault_of_the_doctor_stops_no_run(
 
 
 def test_a_comparison_says_it_once(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tunesmith.compare.runner import refuse_early
+    from tunesmith.compare.checks import refuse_early
     from tunesmith.config import CompareConfig, build
     from tunesmith.console import people
 

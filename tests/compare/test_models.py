@@ -11,7 +11,7 @@ import pytest
 import tunesmith
 from tunesmith import config as configuration
 from tunesmith.compare.models import labelled
-from tunesmith.compare.runner import plan
+from tunesmith.compare.planning import plan
 from tunesmith.config import CompareConfig
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
@@ -52,7 +52,7 @@ def test_new_models_learn_in_full_and_baselines_run_where_they_differ() -> None:
         models=["new:gru", "asset:bert-tiny", "asset:minilm"], baselines=["majority", "linear-probe"], new={"hidden": 8}
     )
     config.epochs = 1
-    found = [(kind, name, run.model, run.seed) for kind, name, run in plan(config, Path("out"))]
+    found = [(each.kind, each.name, each.run.model, each.run.seed) for each in plan(config, Path("out"))]
     assert [entry for entry in found if entry[0] == "baseline"] == [
         ("baseline", "majority", "new:gru", 0),
         ("baseline", "linear-probe", "asset:bert-tiny", 0),
@@ -62,17 +62,17 @@ def test_new_models_learn_in_full_and_baselines_run_where_they_differ() -> None:
     assert trained == {
         ("full", "new:gru"), *((t, m) for t in ("lora", "bitfit") for m in ("asset:bert-tiny", "asset:minilm")),
     }  # fmt: skip
-    places = [str(run.output) for _, _, run in plan(config, Path("out"))]
+    places = [str(each.run.output) for each in plan(config, Path("out"))]
     assert len(set(places)) == len(places)
-    hidden = {run.model: run.new.hidden for _, _, run in plan(config, Path("out"))}
+    hidden = {each.run.model: each.run.new.hidden for each in plan(config, Path("out"))}
     assert (hidden["new:gru"], hidden["asset:minilm"]) == (8, 512)  # others have no use for it
-    for _, _, run in plan(config, Path("out")):
+    for run in (each.run for each in plan(config, Path("out"))):
         assert configuration.build(configuration.RunConfig, json.loads(run.model_dump_json())).model == run.model
 
 
 def test_one_model_keeps_its_names_and_places() -> None:
     config = settings(model="new:gru", baselines=["majority"])
-    places = {(name, run.output) for _, name, run in plan(config, Path("out"))}
+    places = {(each.name, each.run.output) for each in plan(config, Path("out"))}
     assert ("lora", "out/runs/lora/0") in places and ("majority", "out/runs/majority/0") in places
     results = {"protocol": {"techniques": ["lora"]}, "rows": [{"technique": "lora", "kind": "technique"}], "runs": []}
     assert labelled(results) == results

@@ -37,7 +37,17 @@ def by_name(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_every_row_is_there(done: Any) -> None:
     rows = by_name(done.results)
-    assert set(rows) == {"full", "lora", "bitfit", "majority", "tfidf", "linear-probe", "zero-shot", "untouched"}
+    assert set(rows) == {
+        "full",
+        "lora",
+        "bitfit",
+        "majority",
+        "tfidf",
+        "linear-probe",
+        "few-shot",
+        "zero-shot",
+        "untouched",
+    }
     assert rows["lora"]["n"] == 2 and rows["lora"]["metrics"]["accuracy"]["n"] == 2
     assert rows["lora"]["peak_memory_bytes"] > 1e8
     assert rows["lora"]["trainable_parameters"] < rows["full"]["trainable_parameters"]
@@ -95,7 +105,7 @@ def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(processes, "call", counting)
     config = configuration.build(CompareConfig, configuration.read_file(done.folder / "comparison.yaml"))
     again = runner.execute(config)
-    assert called == ["zero-shot", "bitfit", "bitfit"]  # only what had no result
+    assert called == ["few-shot", "zero-shot", "bitfit", "bitfit"]  # only what had no result
     assert by_name(again.results)["lora"]["metrics"] == by_name(done.results)["lora"]["metrics"]
     config.batch_size = 4  # another configuration: nothing there counts
     config.seeds = [0]
@@ -104,7 +114,7 @@ def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPat
         runner.execute(config)
     assert called == []  # nothing finished is replaced unasked
     runner.execute(config, overwrite=True)
-    assert sorted(called) == ["bitfit", "full", "linear-probe", "lora", "majority", "tfidf", "zero-shot"]
+    assert sorted(called) == ["bitfit", "few-shot", "full", "linear-probe", "lora", "majority", "tfidf", "zero-shot"]
 
 
 def test_a_run_that_dies_is_a_row(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,20 @@ def test_names_are_not_markup() -> None:
 )
 def test_numbers_for_people(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_forgetting_is_a_column_where_it_was_measured() -> None:
+    from tunesmith.compare.report import render
+
+    runs = [
+        {**fake_run(name, seed), "forgetting": {"metric": "bits_per_byte", "change": change}}
+        for seed in (0, 1)
+        for name, change in (("full", 0.25 + seed / 10), ("lora", 0.0))
+    ]
+    results = comparison([*runs, fake_run("adapter", 0)])
+    lines = {line.split()[0]: line.split() for line in printed(results, 120).splitlines() if line.strip()}
+    assert (lines["full"][-1], lines["lora"][-1], lines["adapter"][-1]) == ("+0.300", "0", "–")
+    assert any("bits_per_byte" in note and "positive is forgotten" in note for note in footnotes(results))
+    page = render(results)
+    assert ">forgot<" in page and "+0.300" in page
+    assert "forgot" not in printed(full_comparison()) and ">forgot<" not in render(full_comparison())

@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from tunesmith import registry
-from tunesmith.baselines.zero_shot import Asker, ZeroShot, begin
+from tunesmith.baselines._asking import Asker, begin
+from tunesmith.baselines.zero_shot import ZeroShot
 from tunesmith.config import RunConfig
 from tunesmith.data.sources import Rows
 from tunesmith.data.splits import Roles
@@ -99,7 +100,7 @@ def test_writing_is_scored_by_the_untouched_model(checkpoint: str, task: str) ->
 
 @pytest.mark.parametrize("checkpoint", ["gpt2"], indirect=True)
 def test_long_prompts_lose_their_beginning(checkpoint: str) -> None:
-    asker = Asker(RunConfig(model=checkpoint, train="x", device="cpu"))  # type: ignore[call-arg]
+    asker = Asker.open(RunConfig(model=checkpoint, train="x", device="cpu"), "zero-shot")  # type: ignore[call-arg]
     ids = asker.encode("good " * 300 + "bad film is", "")
     assert len(ids) <= 128
     assert asker.tokenizer.decode(ids).endswith("bad film is")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 PEFT = """from peft import PeftModel
@@ -27,6 +28,21 @@ OWN_CLASSES = {
     "Gemma3ForQuestionAnswering": "tunesmith.models.classes",
     "BartForTokenClassification": "tunesmith.models.classes",
 }
+
+
+MARK = "- forgetting: "
+
+
+def note(artifact: Path, sentence: str) -> None:
+    """Write into an artifact's card what was forgotten, in place of what stood there; the card is no part of its hashes."""
+    path = artifact / "README.md"
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if not line.startswith(MARK)]
+    place = max(
+        (i for i, line in enumerate(lines) if line.startswith("- ") and "sha256" not in line), default=len(lines) - 1
+    )
+    temporary = path.with_name(".README.md.writing")
+    temporary.write_text("\n".join([*lines[: place + 1], f"{MARK}{sentence}", *lines[place + 1 :]]), encoding="utf-8")
+    temporary.replace(path)
 
 
 def card(info: dict[str, Any]) -> str:

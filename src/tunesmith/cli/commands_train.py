@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ COMPARE_HELP = """Train several techniques on the same rows and budget; one tabl
 Examples:
   tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --output runs/comparison
   tunesmith compare --model ./bert --train a.csv --techniques full,lora,adapter --seeds 0,1,2 --epochs 2
+  tunesmith compare --model asset:bert-tiny --stream stages.yaml --strategies none,ewc,joint --techniques lora,full
   tunesmith compare --models new:rnn,new:lstm,asset:smollm2-135m --task language-modeling --train a.txt --techniques lora
 Finished runs are kept: the same command again goes on where it stopped.
 """
@@ -38,7 +39,7 @@ def add(app: typer.Typer) -> None:
 def train(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
     columns: f.Columns = None, technique: f.Technique = None, quantization: f.Quantization = None, objective: f.Objective = None,
-    stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None,
+    stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None, retain: f.Retain = None,
     seed: f.Seed = None, epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None,
     learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
     max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
@@ -51,7 +52,7 @@ def train(
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
         "technique": technique, "quantization": quantization, "objective": objective, "stream": stream, "strategy": strategy,
-        "continue_from": continue_from, "seed": seed, "epochs": epochs,
+        "continue_from": continue_from, "retain": f.named(retain), "seed": seed, "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "report_to": f.words(report_to), "trust_remote_code": trust_remote_code,
@@ -83,24 +84,27 @@ def resume(
     _finish(runs.resume(run), run, json)
 
 
-def _finish(result: dict[str, object], output: str, as_json: bool) -> None:
+def _finish(result: dict[str, Any], output: str, as_json: bool) -> None:
     if as_json:
         f.emit(result)
         return
-    from tunesmith.cli.show import result_table
-    from tunesmith.console import people, say, verbosity
+    from tunesmith.cli.show import print_result
+    from tunesmith.console import say, verbosity
 
     if verbosity() >= 0:
-        people().print(result_table(result))
+        print_result(result, stderr=True)
     say(f"Artifact: {output}/artifact    Result: {output}/result.json")
     say(f"Use it:   tunesmith predict {output}/artifact --data rows.jsonl --output predictions.jsonl")
 
 
 def compare(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
-    columns: f.Columns = None,
+    columns: f.Columns = None, retain: f.Retain = None,
     models: Annotated[str | None, typer.Option(help="several models, comma-separated, in place of --model")] = None,
-    techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all)")] = None,
+    stream: f.Stream = None,
+    techniques: Annotated[str | None, typer.Option(help="comma-separated (default: all; of a stream lora)")] = None,
+    strategies: Annotated[str | None, typer.Option(help="of a stream, comma-separated (default: every one that can keep its tasks)")] = None,
+    alone: Annotated[bool | None, typer.Option("--alone/--no-alone", help="of a stream: also train each task alone (default: if a stage has several)")] = None,
     baselines: Annotated[str | None, typer.Option(help="comma-separated (default: every one that knows the task)")] = None,
     seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
     epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None, learning_rate: f.LearningRate = None,
@@ -112,28 +116,29 @@ def compare(
     f.talk(verbose, quiet)
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
-        "models": f.words(models), "techniques": f.words(techniques), "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
+        "retain": f.named(retain),
+        "models": f.words(models), "stream": stream, "techniques": f.words(techniques), "strategies": f.words(strategies),
+        "baselines": f.words(baselines), "seeds": f.numbers(seeds, "--seeds"), "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
+    switched = [] if alone is None else [f"alone={str(alone).lower()}"]  # a flag that says no would be taken for none
     from tunesmith import config as configuration
     from tunesmith.compare import runner
     from tunesmith.config import CompareConfig
 
-    resolved = configuration.build(CompareConfig, f.layered(config, set_, given))
+    resolved = configuration.build(CompareConfig, f.layered(config, [*(set_ or []), *switched], given))
     comparison = runner.execute(resolved, runner.command_line(), overwrite=overwrite)
     failed = not any(run["kind"] == "technique" and run["status"] == "finished" for run in comparison.results["runs"])
     if json:
         f.emit(comparison.results)
         raise typer.Exit(1 if failed else 0)
-    from tunesmith.compare.table import comparison_table, footnotes
-    from tunesmith.console import people, say, verbosity
+    from tunesmith.cli.show import print_comparison
+    from tunesmith.console import say, verbosity
 
     if verbosity() >= 0:
-        people().print(comparison_table(comparison.results))
-    for note in footnotes(comparison.results):
-        say(note)
+        print_comparison(comparison.results, stderr=True)
     say(f"Report:  {comparison.report}\nResults: {comparison.folder / 'results.json'}")
     if failed:
         from tunesmith.errors import TunesmithError

@@ -27,6 +27,12 @@ Objective = Annotated[str | None, typer.Option(help="what is minimised (default 
 Stream = Annotated[str | None, typer.Option(help="YAML file with stages to learn one after the other")]
 Strategy = Annotated[str | None, typer.Option(help="how earlier stages are kept (default none)")]
 ContinueFrom = Annotated[str | None, typer.Option(help="a finished run whose stages come before these")]
+Retain = Annotated[
+    str | None,
+    typer.Option(
+        help="what must not be forgotten, measured before and after: text file, hub id, asset:NAME, or default"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="makes the run repeatable (default 0)")]
 Epochs = Annotated[float | None, typer.Option(help="passes over the training rows (default 3; 10 for new models)")]
 MaxSteps = Annotated[int | None, typer.Option(help="optimiser steps, instead of epochs")]
@@ -62,6 +68,11 @@ def pairs(text: str | None) -> dict[str, str] | None:
             raise UserError(f"--columns takes task=yours pairs such as text=review,label=stars; `{part}` is none.")
         found[key.strip()] = value.strip()
     return found
+
+
+def named(data: str | None) -> dict[str, str] | None:
+    """A data name as a mapping, which `--set retain.task=...` can add to."""
+    return None if data is None else {"data": data}
 
 
 def words(text: str | None) -> list[str] | None:

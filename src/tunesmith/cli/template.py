@@ -9,7 +9,7 @@ from tunesmith import registry
 from tunesmith.config import RunConfig, TrainingOptions
 
 SHOWN = (
-    "model", "task", "train", "validation", "eval", "columns", "technique", "seed", "epochs", "max_steps", "batch_size",
+    "model", "task", "train", "validation", "eval", "columns", "technique", "retain", "seed", "epochs", "max_steps", "batch_size",
     "learning_rate", "max_length", "dtype", "output",
 )  # fmt: skip
 ACTIVE = {"model": "asset:minilm", "train": "asset:movie-reviews", "epochs": 3, "output": "runs/first"}

@@ -26,6 +26,13 @@ def three_digits(value: float) -> str:
     return f"{value:,.{min(decimals, 6)}f}"
 
 
+def forgotten(entry: Mapping[str, Any] | None) -> str:
+    """A change of a metric with its sign: +0.138."""
+    if entry is None:
+        return MISSING
+    return "0" if entry["mean"] == 0 else f"{'+' if entry['mean'] > 0 else '-'}{three_digits(abs(entry['mean']))}"
+
+
 def in_bytes(value: float | None) -> str:
     """A size in 1024s: 900 B, 12.4 KiB, 412 MiB, 1.21 GiB."""
     if value is None:

@@ -7,7 +7,7 @@ given. Baselines that do not look inside a model run once, with the first one's 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,38 @@ def place_of(config: CompareConfig, folder: Path, model: str, name: str, seed: i
     return Path(folder, "runs", *parts, name.replace(":", "-"), str(seed))
 
 
-def labelled(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results as tables and figures show them: with several models, each row is called `technique, model`.
+def shown_name(entry: Mapping[str, Any], several: bool) -> str:
+    """What tables call a row: its technique, with the strategy or task of a stream, and the model where there are several."""
+    technique = str(entry.get("plain_technique", entry["technique"]))
+    name = technique
+    if entry.get("strategy") and entry.get("kind") == "technique":
+        name += f" + {entry['strategy']}"
+    elif entry.get("task"):
+        name += f", {entry['task']} alone"
+    fixed = entry.get("kind") == "baseline" and not _reads_model(technique)
+    return f"{name}, {entry['model']}" if several and not fixed else name
 
-    What stands in results.json keeps `technique` and `model` apart.
+
+def models_of_rows(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many models rows are of."""
+    return len({row.get("model") for row in rows})
+
+
+def labelled(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results as tables and figures show them: with several models or strategies, each row is called by all that tells it apart.
+
+    What stands in results.json keeps `technique`, `strategy` and `model` apart.
     """
     protocol = dict(results.get("protocol") or {})
-    if len(protocol.get("models") or []) < 2:
+    several = len(protocol.get("models") or []) > 1
+    if not several and not protocol.get("stream"):
         return dict(results)
 
     def named(entry: Mapping[str, Any]) -> dict[str, Any]:
-        alone = entry.get("kind") == "baseline" and not _reads_model(entry["technique"])
-        return {**entry, "technique": entry["technique"] if alone else f"{entry['technique']}, {entry['model']}"}
+        return {**entry, "technique": shown_name(entry, several), "plain_technique": entry["technique"]}
 
     rows, runs = ([named(entry) for entry in results.get(key) or []] for key in ("rows", "runs"))
     order = list(dict.fromkeys(run["technique"] for run in runs if run.get("kind") == "technique"))
-    protocol |= {"model": ", ".join(protocol.pop("models")), "techniques": order}
-    return {**results, "protocol": protocol, "rows": rows, "runs": runs}
+    if several:
+        protocol["model"] = ", ".join(protocol.pop("models"))
+    return {**results, "protocol": {**protocol, "techniques": order}, "rows": rows, "runs": runs}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte"})
+PARTS = ("strategy", "task")  # of a run of a stream, beside its technique
 POINTS = 100.0  # a fraction of 0.793 is spoken of as 79.3 points
 COSTS = ("peak_memory_bytes", "train_seconds", "tokens_per_second", "artifact_bytes")
 
@@ -85,7 +86,7 @@ def pareto_front(
 
 
 def aggregate(runs: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a technique or baseline (and model, where several are compared), best first, those without a finished seed last.
+    """One row a technique or baseline (and model or strategy, where several are compared), best first, those without a finished seed last.
 
     Means run over finished seeds only; `n` says how many, `status` is `partial` when some did not finish.
     `quality_per_cost` = sign · 100 · (mean - reference) / (train_seconds / 60): points above the `majority` baseline
@@ -94,10 +95,11 @@ def aggregate(runs: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) ->
     """
     primary = primary_metric(protocol, runs)
     higher = higher_is_better(protocol, primary)
-    groups: dict[tuple[str, str, str | None], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
-        groups.setdefault((run.get("kind", "technique"), run["technique"], run.get("model")), []).append(run)
-    rows = [_row(name, kind, model, members, primary) for (kind, name, model), members in groups.items()]
+        kind, more = run.get("kind", "technique"), tuple(run.get(key) for key in PARTS)
+        groups.setdefault((kind, run["technique"], run.get("model"), *more), []).append(run)
+    rows = [_row(kind, name, model, members, primary) for (kind, name, model, *_), members in groups.items()]
 
     reference = reference_row(rows)
     for row in rows:
@@ -159,7 +161,7 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _row(name: str, kind: str, model: str | None, members: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Any]:
+def _row(kind: str, name: str, model: str | None, members: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Any]:
     ordered = sorted(members, key=lambda run: (run.get("seed") is None, run.get("seed") or 0))
     done = [run for run in ordered if run.get("status") == "finished"]
     measured = [(run.get("metrics") or {}).get("after") or {} for run in done]
@@ -172,6 +174,7 @@ def _row(name: str, kind: str, model: str | None, members: Sequence[Mapping[str,
     rates = [float(run["learning_rate"]) for run in done if is_number(run.get("learning_rate"))]
     row: dict[str, Any] = {
         "technique": name,
+        **{key: ordered[0][key] for key in PARTS if key in ordered[0]},
         "model": model,
         "kind": kind,
         "status": _status(ordered, done),
@@ -186,6 +189,11 @@ def _row(name: str, kind: str, model: str | None, members: Sequence[Mapping[str,
         # Seeds share one chosen rate; should they differ, the median is at least a rate near what was used.
         "learning_rate": exact.median(rates) if rates else None,
     }
+    kept = [run["forgetting"] for run in done if run.get("forgetting")]
+    # Runs retain the same rows; of an untouched model, which measures none, nothing is said.
+    row["forgetting"] = (
+        {**(_summary([each["change"] for each in kept]) or {}), "metric": kept[0]["metric"]} if kept else None
+    )
     for cost in COSTS:
         mean = _mean([entry.get(cost) for entry in costs])
         # A baseline reports 0 where a cost has no meaning (majority trains nothing); 0 would read as measured.

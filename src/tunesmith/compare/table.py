@@ -38,8 +38,12 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
     quality = human.metric_label(primary, scale)
     for header in (quality, "trainable", "peak\nmemory", "train\ntime", "tokens\n/s", "artifact", "gain\n/min"):
         table.add_column(Text(header), justify="right", vertical="bottom", no_wrap=True)
+    kept = any(row.get("forgetting") for row in rows)
+    if kept:
+        table.add_column(Text("forgot"), justify="right", vertical="bottom", no_wrap=True)
     for row in rows:
-        table.add_row(Text(str(row["technique"])), *_cells(row, scale), style=_style(row))
+        cells = [*_cells(row, scale), *([human.forgotten(row.get("forgetting")) if row["n"] else ""] if kept else [])]
+        table.add_row(Text(str(row["technique"])), *cells, style=_style(row))
     missing = [f"{row['technique']}: {_reason(row)}" for row in rows if row["status"] != "finished"]
     if missing:
         table.caption = Text("\n".join(["", *missing]), style="yellow")
@@ -112,6 +116,12 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
         unit = "points" if human.scale_of(results, primary) != 1.0 else primary
         above = f"the {reference['technique']} baseline" if reference["kind"] == "baseline" else "the untouched model"
         notes.append(f"gain/min: {unit} gained over {above} per minute of training.")
+    kept = list(dict.fromkeys(row["forgetting"]["metric"] for row in rows if row.get("forgetting")))
+    if kept:
+        notes.append(
+            f"forgot: how much {' (another model: '.join(kept)}{')' * (len(kept) - 1)} on what was to be retained got worse in the run; positive "
+            "is forgotten, 0 is as before."
+        )
     notes.append(
         "Peak memory is the highest of the run's own process (resident on CPU, allocated on CUDA), not of the whole "
         "comparison; train time is without loading and evaluation, with the one pass of a frozen backbone."

@@ -11,6 +11,7 @@ it reaches through the `session`, never by import.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
@@ -33,6 +34,15 @@ class Strategy:
     def plan_stream(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages as they are trained (`joint` makes one of all)."""
         return list(stages)
+
+    def objection(self, task: Any, kind: str) -> str | None:
+        """Why it cannot keep stages of a task, if it cannot.
+
+        Args:
+            task: what the rows are for.
+            kind: of the model: `encoder`, `decoder` or `encoder-decoder`.
+        """
+        return None
 
     def before_model(self, heads: Any, stage_number: int, parts: Mapping[str, Any]) -> None:
         """Called with the stage's heads in place and the technique attached, before anything is set up to learn.
@@ -63,6 +73,14 @@ class Strategy:
     def modules(self) -> Mapping[str, nn.Parameter]:
         """Parameters of its own that learn along."""
         return {}
+
+    def held(self) -> Any:
+        """What is in memory beside the model and its optimiser: tensors, modules, rows, in any nesting."""
+        return {name: value for name, value in vars(self).items() if name != "options"}
+
+    def files(self, folder: Path) -> list[Path]:
+        """Files and folders of a run that the next stage needs beside the state: that is written for it."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What the next stage and a checkpoint must know, as tensors and plain values."""

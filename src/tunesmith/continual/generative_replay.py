@@ -204,6 +204,14 @@ class GenerativeReplay(Rehearsal):
 
     # ---- learning to make rows up
 
+    def objection(self, task: Any, kind: str) -> str | None:
+        """Rows must be made of text alone, and a model that writes must write them from their beginning."""
+        if kind == "encoder-decoder" and not task.owns_head:
+            return "generative-replay makes rows up from their beginning, which an encoder-decoder does not write; take a decoder or experience-replay."
+        if task.owns_head and not task.made_of_text:
+            return f"generative-replay cannot make up rows of {task.name}: nothing says what they ask; take experience-replay."
+        return None
+
     def before_model(self, heads: Any, stage_number: int, parts: Mapping[str, Any]) -> None:
         """Learn how rows of the stage's tasks are built.
 
@@ -211,14 +219,9 @@ class GenerativeReplay(Rehearsal):
             TechniqueError: a task whose rows cannot be made up.
         """
         for part in parts.values():
-            if heads.backbone.kind == "encoder-decoder" and not part.task.owns_head:
-                raise TechniqueError(
-                    "generative-replay makes rows up from their beginning, which an encoder-decoder does not write; take a decoder or experience-replay."
-                )
-            if part.task.owns_head and not part.task.made_of_text:
-                raise TechniqueError(
-                    f"generative-replay cannot make up rows of {part.task.name}: nothing says what they ask; take experience-replay."
-                )
+            reason = self.objection(part.task, heads.backbone.kind)
+            if reason is not None:
+                raise TechniqueError(reason)
             if not part.task.owns_head:
                 rows = [part.encoded["train"][i] for i in range(min(64, len(part.encoded["train"])))]
                 prompts = [list(map(int, row["input_ids"][: int(row.get("prompt", 0))])) for row in rows]
@@ -279,6 +282,10 @@ class GenerativeReplay(Rehearsal):
                 "technique": "full", "doctor": False, "max_length": self.options.max_tokens, "seed": session.config.seed, "device": session.config.device,
             }  # fmt: skip
             self.generator = session.nested(settings, f"generator-{session.stage}")
+
+    def files(self, folder: Path) -> list[Path]:
+        """The small model."""
+        return [Path(self.generator)] if self.generator else []
 
     def state_dict(self) -> dict[str, Any]:
         """Where the small model lies, and how rows are built."""

@@ -54,6 +54,10 @@ class LearningWithoutForgetting(Strategy):
             if loaded.model not in [other.model for other in map(self.old.heads.__getitem__, self.heads)]:
                 self.heads[name] = self.old.readings[name].task
 
+    def held(self) -> Any:
+        """The old model."""
+        return [loaded.model for loaded in self.old.heads.loaded.values()] if self.old is not None else []
+
     def extra_batches(self, session: Any, passes: Sequence[Any]) -> list[Any]:
         """For every pass and every earlier head that can read it, the distance of new answers to old ones."""
         found = []

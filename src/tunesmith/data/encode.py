@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,15 +48,21 @@ class Encoder(Protocol):
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash of what a tokenizer does to text; fast and slow tokenizers alike."""
     if getattr(tokenizer, "is_fast", False):
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state.pop("truncation", None)  # set anew by every call
-        state.pop("padding", None)
-        text = json.dumps(state, sort_keys=True)
+        text = _sorted(tokenizer.backend_tokenizer.to_str())
     else:
         merges = getattr(tokenizer, "bpe_ranks", None) or {}
         text = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(map(str, merges)), repr(tokenizer)])
     sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template)
     return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)  # a run asks for every role of every stage, and the text is the same
+def _sorted(text: str) -> str:
+    """A tokenizer's JSON in one order, without what every call sets anew."""
+    state = json.loads(text)
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return json.dumps(state, sort_keys=True)
 
 
 def located(

@@ -10,8 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from tunesmith.cache import store
 from tunesmith.config import RunConfig
 from tunesmith.data import sources
 from tunesmith.data.sources import Rows
@@ -69,11 +73,7 @@ def cut(rows: Rows, inputs: Sequence[str], salt: str, share: float = SHARE) -> t
         DataError: all rows have the same content, so that no cut leaves two parts.
     """
     names = [name for name in inputs if name in rows.table.column_names]
-    places = [position({name: row[name] for name in names}, salt) for row in rows.table.select_columns(names)]
-    taken = [i for i, place in enumerate(places) if place < share]
-    if not taken and places:
-        lowest = min(places)
-        taken = [i for i, place in enumerate(places) if place == lowest]
+    taken = cut_off(rows, names, salt, share)
     if len(taken) == len(rows):
         raise DataError(
             f"`{rows.source}` is too small or too uniform to cut off {share:.0%} for {salt}; give a separate file with --{salt}."
@@ -81,6 +81,22 @@ def cut(rows: Rows, inputs: Sequence[str], salt: str, share: float = SHARE) -> t
     chosen = set(taken)
     kept = [i for i in range(len(rows)) if i not in chosen]
     return rows.select(kept, f"without-{salt}-{share}"), rows.select(taken, f"{salt}-{share}")
+
+
+def cut_off(rows: Rows, names: Sequence[str], salt: str, share: float) -> list[int]:
+    """Places of the rows that are cut off; from the cache if the same rows were cut before (every run of a comparison does it)."""
+
+    def make(folder: Path) -> None:
+        places = [position({name: row[name] for name in names}, salt) for row in rows.table.select_columns(list(names))]
+        taken = [i for i, place in enumerate(places) if place < share]
+        if not taken and places:
+            lowest = min(places)
+            taken = [i for i, place in enumerate(places) if place == lowest]
+        np.save(folder / "taken.npy", np.asarray(taken, np.int64))
+
+    key = store.key_of(rows=rows.sha256, columns=list(names), salt=salt, share=share)
+    found: list[int] = np.load(store.folder("cuts", key, make) / "taken.npy").tolist()
+    return found
 
 
 def assign(

@@ -1,7 +1,7 @@
 """What a stream kept and lost, from the scores on every stage after every stage.
 
     matrix[i][j]        primary metric on stage j after learning stage i
-    average_accuracy    mean_j matrix[last][j]
+    average_accuracy    mean_j matrix[last][j], with a minus where a lower score is better
     forgetting          mean over the earlier stages j of (best_i matrix[i][j] - matrix[last][j])
     backward_transfer   mean over the earlier stages j of (matrix[last][j] - matrix[j][j])
     forward_transfer    mean over the later stages j of (matrix[j - 1][j] - untouched[j])
@@ -23,7 +23,7 @@ def transfer(matrix: list[list[float | None]], untouched: list[float | None], si
         untouched: scores before anything was learned.
         signs: 1 where a higher score is better, -1 where a lower one is.
     """
-    last = [value for value in matrix[-1] if value is not None]
+    last = [sign * value for sign, value in zip(signs, matrix[-1], strict=True) if value is not None]
     stages = len(matrix[-1])
     square = len(matrix) == stages
 

@@ -142,6 +142,15 @@ class Heads:
                 yield name, parameter
 
 
+def can_share(donor: Loaded, other: Loaded) -> bool:
+    """Whether a model's base can be replaced by another's: the same class, or every part of it is there by name."""
+    mine, theirs = donor.backbone.base, other.backbone.base
+    if type(mine) is type(theirs) and other.backbone.base_name:
+        return True
+    parts = [name for name, _ in theirs.named_children() if name in BASE_PARTS]
+    return mine is theirs or (bool(parts) and all(getattr(mine, name, None) is not None for name in parts))
+
+
 def share(donor: Loaded, other: Loaded) -> None:
     """Replace the base of `other` by the donor's, module by module where a class is its own base (T5 for generation)."""
     mine, theirs = donor.backbone.base, other.backbone.base

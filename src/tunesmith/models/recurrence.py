@@ -15,7 +15,9 @@ the step loop runs in torch's fused kernels, which need the same weights in the 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -46,8 +48,23 @@ def first_values(linear: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, bias
 
 
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """Inside, every cell runs its own loop: the kernels sum in another order, so that a cell with an adapter that adds nothing and the
+    plain cell would differ by a rounding.
+    """
+    before, Cell.kernels = Cell.kernels, False
+    try:
+        yield
+    finally:
+        Cell.kernels = before
+
+
 class Cell(nn.Module):
     """One direction of one layer: [B, T, d] -> [B, T, h]."""
+
+    kernels: ClassVar[bool] = True
+    """Whether torch's fused kernels may run the steps."""
 
     def __init__(self, kind: CellKind, width: int, hidden: int, backward: bool = False) -> None:
         super().__init__()
@@ -81,7 +98,7 @@ class Cell(nn.Module):
         # Padding on the right is never read by a step before it, so the kernels need not know of it; the last state
         # and steps backwards do.
         ragged = mask is not None and not bool(mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all())
-        simple = starts is None and not ragged and not (final and mask is not None)
+        simple = self.kernels and starts is None and not ragged and not (final and mask is not None)
         if simple and is_plain(self.in_proj) and is_plain(self.state_proj):
             order = self._reversed(mask, inputs) if self.backward else None
             outputs, after = self._fused(inputs if order is None else gather(inputs, order), before)

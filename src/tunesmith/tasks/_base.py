@@ -87,6 +87,10 @@ class Task(ABC):
     """Part of the cache key of encoded rows: raise it when `encode` changes."""
     made_of_text: ClassVar[bool] = False
     """Whether a row's input is one text, so that a language model can make rows up (`text_of`, `row_of_text`, `with_answer`)."""
+    wraps: ClassVar[bool] = False
+    """Whether it is another task in another form."""
+    learns_labels: ClassVar[bool] = False
+    """Whether `fit` learns labels although the head does not belong to the task."""
     verify_rows: ClassVar[int] = 1000
     """At most this many eval rows are scored again when an artifact is verified."""
 

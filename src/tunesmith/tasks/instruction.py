@@ -26,8 +26,8 @@ MESSAGES = "holds chat messages; put prompt and completion into one list under `
 WITH_INPUT = ", paired with an input that provides further context"
 
 
-class InstructionOptions(GenerationOptions):
-    """Options of instruction tuning."""
+class FrameOptions(GenerationOptions):
+    """Options of a prompt in its frame and the completion behind it."""
 
     template: Literal["auto", "chat", "plain", "alpaca"] = Field(
         "auto",
@@ -37,6 +37,11 @@ class InstructionOptions(GenerationOptions):
     long_completion: Literal["error", "cut"] = Field(
         "error", description="what to do with a completion beyond max_length"
     )
+
+
+class InstructionOptions(FrameOptions):
+    """Options of instruction tuning."""
+
     best_by: Literal["perplexity", "token_accuracy", "exact_match", "rougeL", "chrf"] = Field(
         "perplexity",
         description="the metric that results are compared by; the last three score what the model writes itself",
@@ -46,7 +51,7 @@ class InstructionOptions(GenerationOptions):
 class Instruction(GenerationTask):
     """Rows with `prompt` and `completion`, or Alpaca's `instruction`, `input`, `output`."""
 
-    Options = InstructionOptions
+    Options: ClassVar[type[GenerationOptions]] = InstructionOptions
     required: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     optional: ClassVar[tuple[str, ...]] = ("input", "system")
     inputs: ClassVar[tuple[str, ...]] = ("prompt", "input")
@@ -58,7 +63,7 @@ class Instruction(GenerationTask):
     default_max_length = 512
     code_version = 2
 
-    def __init__(self, options: InstructionOptions) -> None:
+    def __init__(self, options: FrameOptions) -> None:
         super().__init__(options)
         self.has_input = False
 

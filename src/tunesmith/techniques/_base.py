@@ -74,6 +74,9 @@ class Technique(ABC):
             if id(parameter) not in inside and not name.startswith(tuple(f"{part}." for part in BASE_PARTS)):
                 parameter.requires_grad_(backbone.in_head(name))
 
+    def take_off_reader(self) -> None:  # noqa: B027
+        """Take off what only the trained head reads the base's output through, so that another head sees the base itself."""
+
     def parameter_groups(self, backbone: Backbone, learning_rate: float) -> list[dict[str, Any]]:
         """Optimiser groups as {"names", "lr"}: all learning parameters at one rate by default."""
         names = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]

@@ -80,8 +80,15 @@ class FeatureBased(Technique):
         mix = self.options.layers != "last"
         self.reader = _Reader(pooling, len(backbone.layers) + 1 if mix else None).to(backbone.embedding.weight.device)
         backbone.base.add_module(CHILD, self.reader)
-        backbone.base.register_forward_pre_hook(self.reader.before, with_kwargs=True)
-        backbone.base.register_forward_hook(self.reader.after)
+        self.hooks = [
+            backbone.base.register_forward_pre_hook(self.reader.before, with_kwargs=True),
+            backbone.base.register_forward_hook(self.reader.after),
+        ]
+
+    def take_off_reader(self) -> None:
+        """The base gives its own states again, one a position."""
+        for hook in getattr(self, "hooks", ()):
+            hook.remove()
 
     def _output(self, backbone: Backbone) -> list[nn.Parameter]:
         places = tuple(f"{name}." for name in backbone.output_names)

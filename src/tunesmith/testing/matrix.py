@@ -43,8 +43,8 @@ EXACT = 1e-6
 
 
 def tasks() -> list[str]:
-    """Every registered task."""
-    return registry.names("task")
+    """Every registered task but those that are another one in another form: their cells are those of `instruction`."""
+    return [name for name in registry.names("task") if not registry.load("task", name).wraps]
 
 
 def cell(technique: str, options: dict[str, Any], task: str, kind: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,22 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with temporary.open("wb") as stream:
-            torch.save(state, stream)
+            torch.save(_interned(state), stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise SaveError(f"cannot write `{path}`: {error}; free some space.") from error
+
+
+def _interned(value: Any) -> Any:
+    """The same values with equal texts as one object: pickle writes an object once, so the file's size depends on values alone."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_interned(name): _interned(each) for name, each in value.items()}
+    return [_interned(each) for each in value] if isinstance(value, list) else value
 
 
 def read_state(path: Path) -> dict[str, Any]:

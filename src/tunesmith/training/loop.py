@@ -169,7 +169,9 @@ def fit(session: Session) -> Fit:
         best = _evaluate(session, state, best, accelerator)
     if options.keep_best and best is not None:
         masters.load_state_dict(best)
+    session.weigh()
     session.strategy.after_stage(session)
+    session.weigh()
     if config.report_to:
         accelerator.end_training()
     return state
@@ -287,7 +289,7 @@ def _bar(session: Session) -> Iterator[Callable[[Fit, dict[str, Any] | None], No
         TimeRemainingColumn(),
     )
     with progress(*columns) as bar:
-        shown = bar.add_task(session.technique.name, total=session.total_steps, info="")
+        shown = bar.add_task(session.title or session.technique.name, total=session.total_steps, info="")
 
         def show(state: Fit, line: dict[str, Any] | None) -> None:
             info = {}

@@ -13,6 +13,7 @@ import torch
 from tunesmith.cache.ragged import ListedColumn, RaggedColumn, RaggedRows
 from tunesmith.config import RunConfig
 from tunesmith.continual._base import Strategy
+from tunesmith.continual._size import size
 from tunesmith.evaluation.evaluate import evaluate
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.heads import Heads
@@ -77,6 +78,8 @@ class Session:
     higher_is_better: bool = False
     evaluate_every: int | None = None
     resume: bool = False
+    title: str = ""
+    """What people read beside the bar."""
     stage: str = ""
     stage_number: int = 0
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -92,6 +95,12 @@ class Session:
     open: Callable[[str], Any] | None = None
     """Opens an artifact for use (`artifacts.use.Artifact`)."""
     step: int = 0
+    kept: tuple[int, int] = (0, 0)
+    """The most that the strategy held in memory in this stage: numbers in tensors, bytes."""
+
+    def weigh(self) -> None:
+        """Look at what the strategy holds now."""
+        self.kept = max(self.kept, size(self.strategy.held()), key=lambda found: found[1])
 
     @property
     def backbone(self) -> Backbone:

@@ -23,6 +23,8 @@ from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
 from tunesmith.compare.report.facts import machine_facts, protocol_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
+from tunesmith.compare.report.stream_answer import stream_answer
+from tunesmith.compare.report.stream_page import stream_context
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
 from tunesmith.compare.table import FRONT, footnotes
 from tunesmith.errors import SaveError
@@ -80,15 +82,69 @@ def render(results: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["strong"] = strong
-    context = _context(results)
+    context = _stream_context(results) if results_of_stream(results) else _context(results)
     nonce = hashlib.sha256(context["data"].encode()).hexdigest()[:32]
-    return environment.get_template("template.html.j2").render(
+    return environment.get_template("stream.html.j2" if results_of_stream(results) else "template.html.j2").render(
         **{**context, "data": Markup(context["data"])},  # escaped by _script_json
         nonce=nonce,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def results_of_stream(results: Mapping[str, Any]) -> bool:
+    """Whether what was compared is a stream."""
+    return bool((results.get("protocol") or {}).get("stream"))
+
+
+def _stream_context(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a stream: the same page with other tables and figures; looks tell strategies apart."""
+    protocol, runs = results["protocol"], results.get("runs") or []
+    rows = list(results.get("rows") or [])
+    named = [row["strategy"] for row in rows if row["kind"] == "technique" and row.get("stream")]
+    order = [name for name in protocol.get("strategies") or [] if name in named]
+    styles = looks([*order, *named])
+    own = stream_context(results, styles)
+    figures = [figure for panel in own["panels"] for figure in panel["figures"]]
+    panels = [
+        {**panel, "figures": [{**figure, "figure": None} for figure in panel["figures"]]} for panel in own["panels"]
+    ]
+    primary = primary_metric(protocol, runs)
+    scale = human.scale_of(results, primary)
+    return {
+        **own,
+        "panels": panels,
+        "title": title(protocol),
+        "answer": stream_answer(results),
+        "rows": rows,
+        "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused")],
+        "figures": figures,
+        "chips": [{"name": name, **look} for name, look in styles.items()],
+        **_details(results, rows, runs, primary, scale),
+        "data": _script_json({figure["id"]: figure["figure"] for figure in figures}),
+    }
+
+
+def _details(
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    primary: str,
+    scale: float,
+) -> dict[str, Any]:
+    """What every page ends with: protocol, machine, rates, command, every metric and every run."""
+    protocol = results.get("protocol") or {}
+    return {
+        "label": human.metric_label(primary, scale),
+        "metrics": _metric_table(results, rows),
+        "runs": [_run_view(run, primary, scale) for run in runs],
+        "protocol": protocol_facts(protocol),
+        "machine": machine_facts(protocol),
+        "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],
+        "command": protocol.get("command"),
+        "created": protocol.get("created"),
+    }
 
 
 def _context(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,22 +163,16 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
     drawn = {trace["meta"] for figure in figures for trace in figure["figure"]["data"] if "meta" in trace}
     return {
         "title": title(protocol),
-        "label": label,
         "higher": higher,
         "front": FRONT,
+        "retained": any(row.get("forgetting") for row in rows),
         "answer": answer(results),
         "rows": _views(rows, scale),
         "footnotes": footnotes(results),
         "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused")],
         "figures": [{**figure, "figure": None} for figure in figures],
         "chips": [{"name": name, **look} for name, look in styles.items() if name in drawn],
-        "metrics": _metric_table(results, rows),
-        "runs": [_run_view(run, primary, scale) for run in runs],
-        "protocol": protocol_facts(protocol),
-        "machine": machine_facts(protocol),
-        "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],
-        "command": protocol.get("command"),
-        "created": protocol.get("created"),
+        **_details(results, rows, runs, primary, scale),
         "data": _script_json({figure["id"]: figure["figure"] for figure in figures}),
     }
 
@@ -190,6 +240,9 @@ def _views(rows: Sequence[Mapping[str, Any]], scale: float) -> list[dict[str, An
             (human.per_minute(row["quality_per_cost"], scale), row["quality_per_cost"], False),
             (human.rate(row["learning_rate"]), row["learning_rate"], False),
         ]
+        if any(each.get("forgetting") for each in rows):
+            kept = row.get("forgetting")
+            cells.append((human.forgotten(kept), kept["mean"] if kept else None, False))
         views.append(
             {
                 "row": row,

@@ -16,6 +16,7 @@ Fact = tuple[str, str]
 SHOWN_ELSEWHERE = frozenset({"command", "versions", "hardware", "primary", "higher_is_better"})
 KNOWN = SHOWN_ELSEWHERE | {
     *("model", "task", "train", "validation", "eval", "rows", "seeds", "epochs", "max_steps", "batch_size"),
+    *("strategies", "alone", "stream"),
     *("techniques", "baselines", "created", "wall_seconds", "data_sha256", "model_sha256"),
 }
 
@@ -24,14 +25,17 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:
     """Data, budget and seeds, in the order in which a reader asks for them."""
     rows = protocol.get("rows") or {}
     facts: list[Fact] = [("Model", _text(protocol.get("model"))), ("Task", _text(protocol.get("task")))]
-    for part in ("train", "validation", "eval"):
+    facts += _stages(protocol.get("stream") or [], rows)
+    for part in ("train", "validation", "eval") if not protocol.get("stream") else ():
         source, number = protocol.get(part), rows.get(part)
         if source or number:
             facts.append((f"Data, {part}", _join([_text(source) if source else "cut from train", _rows(number)])))
     facts += [
         ("Seeds", _listed(protocol.get("seeds"))),
         ("Budget", _budget(protocol)),
-        ("Techniques", _listed(protocol.get("techniques"))),
+        ("Techniques", _listed(protocol.get("techniques") if not protocol.get("stream") else None)),
+        ("Strategies", _listed(protocol.get("strategies"))),
+        ("Trained alone", "each task, as reference" if protocol.get("alone") else ""),
         ("Baselines", _listed(protocol.get("baselines"))),
         ("Created", _text(protocol.get("created"))),
         ("Wall time", human.seconds(protocol.get("wall_seconds"))),
@@ -39,7 +43,21 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:
         ("Model SHA-256", _text(protocol.get("model_sha256"))),
     ]
     facts += [(key.replace("_", " "), _text(value)) for key, value in protocol.items() if key not in KNOWN]
-    return [fact for fact in facts if fact[1] != human.MISSING]
+    return [fact for fact in facts if fact[1] not in ("", human.MISSING)]
+
+
+def _stages(stages: Iterable[Mapping[str, Any]], rows: Mapping[str, Any]) -> list[Fact]:
+    """Stages of a stream in their order: task, source and rows of each of their tasks."""
+    facts = []
+    for number, stage in enumerate(stages, 1):
+        told = []
+        for task in stage["tasks"]:
+            counts = rows.get(task["name"]) or {}
+            shown = f"{counts['train']:,} rows to learn, {counts['eval']:,} to measure" if counts else ""
+            name = f"{task['name']}: " if len(stage["tasks"]) > 1 else ""
+            told.append(name + _join([task.get("task", "text-classification"), _last_name(task["train"]), shown]))
+        facts.append((f"Stage {number}, {stage['name']}", "; ".join(told)))
+    return facts
 
 
 def machine_facts(protocol: Mapping[str, Any]) -> list[Fact]:
@@ -58,6 +76,10 @@ def machine_facts(protocol: Mapping[str, Any]) -> list[Fact]:
 def title(protocol: Mapping[str, Any]) -> str:
     """The page's title: the task, the model and the data, by their last names."""
     task, model, data = (protocol.get(key) for key in ("task", "model", "train"))
+    stages = protocol.get("stream")
+    if stages:
+        counted = f"a stream of {len(stages)} stages" if len(stages) > 1 else "one stage of several tasks"
+        return f"{counted[0].upper()}{counted[1:]}" + (f" with {_last_name(model)}" if model else "")
     text = str(task or "Techniques")
     text += f" with {_last_name(model)}" if model else ""
     return text + (f" on {_last_name(data)}" if data else "")

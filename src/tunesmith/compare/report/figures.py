@@ -22,6 +22,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 MOST_POINTS = 250  # a line; longer curves are averaged in equal groups of logged steps
 MIB = 1024.0**2
+BYTES = ("peak_memory_bytes", "state_bytes")
 LADDERS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 6, 8), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9))
 
 Look = dict[str, str]
@@ -77,7 +78,7 @@ def curves(
                     "mode": "lines",
                     "hoverinfo": "skip",
                     "meta": name,
-                    "name": _plain(name),
+                    "name": plain(name),
                 }
             )
         few = len(steps) <= 12
@@ -92,7 +93,7 @@ def curves(
                 "hovertemplate": "<b>%{fullData.name}</b><br>step %{x}<br>mean %{y:.4~g}<br>"
                 "seeds %{customdata[0]:.4~g} to %{customdata[1]:.4~g}<extra></extra>",
                 "meta": name,
-                "name": _plain(name),
+                "name": plain(name),
             }
         )
     if not traces:
@@ -122,13 +123,13 @@ def trade_off(
     Args:
         rows: aggregated rows, techniques and baselines.
         styles: `looks` of the techniques.
-        cost: the row's key for the horizontal axis, `peak_memory_bytes` or `train_seconds`.
+        cost: the row's key for the horizontal axis: `train_seconds`, or one of `BYTES`.
         front: the row's key that marks the Pareto front of that cost.
         x_title: what the horizontal axis measures.
         y_title: what the vertical axis measures.
         scale: factor from the stored to the shown quality.
     """
-    show = human.in_bytes if cost == "peak_memory_bytes" else human.seconds
+    show = human.in_bytes if cost in BYTES else human.seconds
     shown = [
         row
         for row in rows
@@ -188,10 +189,10 @@ def _point(
         "marker": {"color": look["colour"], "symbol": look["symbol"], "size": 13 if on_front else 9},
         "hovertemplate": "<b>%{fullData.name}</b><br>%{text}<extra></extra>",
         "text": [
-            _plain(f"{human.quality(entry, scale)} at {show(x)}") + ("<br>on the Pareto front" if on_front else "")
+            plain(f"{human.quality(entry, scale)} at {show(x)}") + ("<br>on the Pareto front" if on_front else "")
         ],
         "meta": row["technique"],
-        "name": _plain(row["technique"]),
+        "name": plain(row["technique"]),
         "role": "on-front" if on_front else "point",
     }
     if high > low:
@@ -204,7 +205,7 @@ def _point(
             "width": 4,
             "color": look["colour"],
         }
-    text = _plain(human.shorten(row["technique"], 28))
+    text = plain(human.shorten(row["technique"], 28))
     return trace, {"x": x, "y": mean, "low": low, "high": high, "text": text, "of": row["technique"], "front": on_front}
 
 
@@ -237,7 +238,7 @@ def _baselines(
             continue
         name = "untouched model" if row["kind"] == "untouched" else row["technique"]
         if low - reach <= mean * scale <= high + reach:
-            near.append({"y": mean * scale, "text": _plain(f"{name} {human.number(mean, scale)}")})
+            near.append({"y": mean * scale, "text": plain(f"{name} {human.number(mean, scale)}")})
         else:
             outside.append(f"{name} {human.number(mean, scale)}")
     heights = [line["y"] for line in near]
@@ -287,10 +288,8 @@ def _log_range(values: Sequence[float]) -> list[float]:
 
 
 def _log_ticks(low: float, high: float, cost: str) -> list[float]:
-    """Three to five round values between `low` and `high`: KiB, MiB, GiB for memory, s, min, h for time."""
-    units = (
-        [1024.0, MIB, 1024.0 * MIB, math.inf] if cost == "peak_memory_bytes" else [0.001, 1.0, 60.0, 3600.0, math.inf]
-    )
+    """Three to five round values between `low` and `high`: B, KiB, MiB, GiB for memory, s, min, h for time."""
+    units = [1.0, 1024.0, MIB, 1024.0 * MIB, math.inf] if cost in BYTES else [0.001, 1.0, 60.0, 3600.0, math.inf]
     for ladder in LADDERS:
         found = {
             unit * step * 10**power
@@ -315,6 +314,6 @@ def _faint(colour: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text for plotly, which reads a small HTML: a technique called `<b>` must look like `<b>`."""
     return html.escape(text, quote=False)

@@ -1,0 +1,167 @@
+"""One run of a comparison: in a process of its own, not repeated if it is there, gone on with if it was killed, a row if it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith import processes
+from tunesmith.compare.planning import Planned
+from tunesmith.config import RunConfig
+from tunesmith.console import say, verbosity, warn
+from tunesmith.errors import TechniqueError, TunesmithError
+from tunesmith.run_folder import config_sha256, write_json
+
+BEGUN_FILE = "begun.json"
+"""In the comparison's folder: which runs were begun, with what configuration, rows and model."""
+
+
+class Stopped(TunesmithError):
+    """Interrupted between or inside runs; what is finished stays."""
+
+    exit_code = 130
+
+
+def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """One run, or its result if it is already there under the same configuration.
+
+    Args:
+        planned: the run.
+        folder: of the comparison.
+        number: its place among all, as people read it.
+        identity: what its provenance must say.
+    """
+    run, name = planned.run, planned.name
+    place, title = Path(str(run.output)), f"{number} {planned.title}"
+    stream = (
+        {"strategy": planned.strategy, "stream": None} if planned.strategy is not None or run.stream is not None else {}
+    )
+    if planned.task is not None:
+        stream = {"strategy": None, "task": planned.task}
+    entry: dict[str, Any] = {
+        "technique": name, **stream, "model": run.model, "kind": planned.kind, "seed": run.seed, "status": "finished", "reason": None,
+        "folder": str(place.relative_to(folder)), "learning_rate": None, "metrics": None, "cost": None, "curve": [],
+    }  # fmt: skip
+    result = finished(place, run, identity)
+    if result is not None:
+        say(f"{title}: already there.")
+    else:
+        try:
+            result = _carry_out(planned, folder, title, identity)
+        except (KeyboardInterrupt, TunesmithError) as error:
+            if isinstance(error, KeyboardInterrupt) or error.exit_code == 130:
+                raise Stopped(
+                    f"interrupted at {title}; finished runs are kept: the same command goes on from there."
+                ) from error
+            refused = getattr(error, "kind", "") == TechniqueError.__name__
+            warn(f"{planned.title}: {error}")
+            return {**entry, "status": "refused" if refused else "failed", "reason": str(error)}
+        say(f"{title}: {summary(result)}")
+    if result.get("stream"):
+        entry["stream"] = result["stream"]
+    return {
+        **entry,
+        "learning_rate": result.get("training", {}).get("learning_rate"),
+        "metrics": result["metrics"],
+        "cost": result["cost"],
+        "forgetting": result.get("forgetting"),
+        "provenance": result["provenance"],
+        "curve": curve(place),
+    }
+
+
+def _carry_out(planned: Planned, folder: Path, title: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """In a process of its own: a stream that was killed on its way goes on, everything else starts over."""
+    run = planned.run
+    is_baseline = planned.kind == "baseline"
+    target = "tunesmith.compare.baseline:baseline_payload" if is_baseline else "tunesmith.run:execute_payload"
+    payload = {
+        "config": configuration.dump(run),
+        "verbosity": verbosity(),
+        "baseline": planned.name,
+        "options": run.options,
+    }
+    if run.stream is not None and not is_baseline:
+        if _begun(folder, run, identity):
+            say(f"{title}: going on where it stopped ...")
+            try:
+                return processes.call(target, {**payload, "overwrite": False, "resume": True})
+            except processes.ChildError as error:
+                if error.exit_code == 130:
+                    raise
+                warn(f"{planned.title} cannot go on and starts over: {error}")
+        _note(folder, run, identity)
+    say(f"{title} ...")
+    return processes.call(target, {**payload, "overwrite": True})
+
+
+def _begun(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> bool:
+    """Whether a run with this configuration, on these rows and this model, was begun and not finished."""
+    place = Path(str(run.output))
+    if not (place / "config.yaml").is_file() or (place / "result.json").is_file():
+        return False
+    return _notes(folder).get(str(place.relative_to(folder))) == {"config_sha256": config_sha256(run), **identity}
+
+
+def _note(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> None:
+    key = str(Path(str(run.output)).relative_to(folder))
+    write_json(folder / BEGUN_FILE, {**_notes(folder), key: {"config_sha256": config_sha256(run), **identity}})
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / BEGUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def finished(place: Path, run: RunConfig, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a run that is already there with this configuration, on these rows and this model."""
+    try:
+        result = dict(json.loads((place / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    seen = {**result.get("provenance", {}), "config_sha256": result.get("provenance", {}).get("config_sha256")}
+    same = seen["config_sha256"] == config_sha256(run) and all(
+        seen.get(name) == value for name, value in identity.items()
+    )
+    return result if same and result.get("status") == "finished" else None
+
+
+def summary(result: dict[str, Any]) -> str:
+    """`accuracy 0.812 in 34 s`."""
+    primary = result["metrics"]["primary"]
+    text = f"{primary} {result['metrics']['after'][primary]:.4f}"
+    seconds = result["cost"]["train_seconds"]
+    return f"{text}, {seconds:.1f} s of training" if seconds else text
+
+
+def curve(place: Path) -> list[dict[str, Any]]:
+    """Points of the learning curve from metrics.jsonl."""
+    from tunesmith.training.log import read
+
+    points: dict[int, dict[str, Any]] = {}
+    for line in read(place / "metrics.jsonl"):
+        point = points.setdefault(
+            line["step"], {"step": line["step"], "seconds": line["seconds"], "loss": None, "eval": None}
+        )
+        if line["event"] == "train":
+            point["loss"] = line["loss"]
+        elif line["event"] == "evaluate":
+            point["eval"] = line["metrics"]
+    return [points[step] for step in sorted(points)]
+
+
+def before_of(run: dict[str, Any]) -> dict[str, Any]:
+    """The untouched model's row from a run's `before` metrics (the head differs by seed, not by technique)."""
+    metrics = run["metrics"]
+    return {
+        "technique": "untouched", "model": run["model"], "kind": "untouched", "seed": run["seed"], "status": "finished", "reason": None, "folder": run["folder"],
+        "learning_rate": None, "metrics": {"before": metrics["before"], "after": metrics["before"], "primary": metrics["primary"]},
+        "cost": {"trainable_parameters": 0, "total_parameters": None, "train_seconds": None, "tokens_per_second": None,
+                 "peak_memory_bytes": None, "artifact_bytes": None, "predicted_memory_bytes": None, "predicted_seconds": None},
+        "curve": [],
+    }  # fmt: skip

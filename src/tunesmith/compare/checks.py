@@ -1,0 +1,96 @@
+"""What would make every run of a comparison fail is said once, before the first: rows, labels, device, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith import registry
+from tunesmith.compare.models import models_of
+from tunesmith.config import CompareConfig, RunConfig, is_new
+from tunesmith.errors import ModelError
+from tunesmith.stream import for_task
+
+
+@dataclass
+class Identity:
+    """By what a run that is already there is recognised, beside its configuration.
+
+    Attributes:
+        data: hashes of the rows of each task by role; of a plain comparison those of its only task, named "".
+        rows: training rows of each task.
+        models: hash of each model that is not made from nothing.
+    """
+
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+
+    def of(self, run: RunConfig, task: str | None) -> dict[str, Any]:
+        """What the provenance of a run must say.
+
+        Args:
+            run: its configuration.
+            task: of a stream, where the run has that one alone.
+        """
+        found: dict[str, Any] = {"data_sha256": self.data if run.stream is not None else self.data[task or ""]}
+        if run.model in self.models:  # a new one follows from configuration, rows and seed
+            found["model_sha256"] = self.models[run.model]
+        return found
+
+
+def refuse_early(config: CompareConfig) -> Identity:
+    """Say what cannot be used; of a stream, look at the rows of every stage.
+
+    Raises:
+        TunesmithError: what is wrong, in a sentence.
+    """
+    from tunesmith.data.splits import load_roles
+    from tunesmith.doctor.examination import at_start
+    from tunesmith.models.load import load_tokenizer, locate
+    from tunesmith.training.precision import pick_device
+
+    pick_device(config.device)
+    found = Identity()
+    for name, each in tasks_of(config).items():
+        task = registry.load("task", each.task)(configuration.options_of(each, "task", each.task))
+        roles = load_roles(each, task)
+        task.fit(roles.train)
+        for role, rows in roles.present():
+            if role != "train":
+                task.check(rows, role)
+        at_start(each, task, roles)
+        found.data[name], found.rows[name] = roles.sha256(), len(roles.train)
+    for model in models_of(config):
+        if not is_new(model):
+            source = locate(model)
+            load_tokenizer(source, trust_remote_code=config.trust_remote_code)
+            found.models[model] = source.sha256
+    refusals = [None if is_new(model) else refusal(config, locate(model).path) for model in models_of(config)]
+    if refusals[0] is not None and None not in refusals:
+        raise refusals[0]
+    return found
+
+
+def tasks_of(config: CompareConfig) -> dict[str, CompareConfig]:
+    """Every task of the comparison as if it were all of it; the task of a plain one is named ""."""
+    if config.stream is None:
+        return {"": config}
+    return {task.name: for_task(config, task) for stage in config.stream.stages for task in stage.tasks}
+
+
+def refusal(config: CompareConfig, path: str) -> ModelError | None:
+    """Why a task makes no sense on a model, if one does not: one of several that fit is a row that failed, all are a mistake."""
+    import transformers
+
+    try:
+        shape = transformers.AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except Exception:  # a run says what is wrong with it
+        return None
+    for each in tasks_of(config).values():
+        try:
+            registry.load("task", each.task)(configuration.options_of(each, "task", each.task)).model_class(shape)
+        except ModelError as error:
+            return error
+    return None
