@@ -120,7 +120,10 @@ class RunConfig(Options):
         "lora", description="which parameters learn; see `tunesmith list techniques` (new models: full)"
     )
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
-    objective: str = Field("supervised", description="what is minimised")
+    objective: str = Field("supervised", description="what is minimised; see `tunesmith list objectives`")
+    teacher: list[str] = Field(
+        default_factory=list, description="of distillation: artifacts, model folders, hub ids or asset:NAME"
+    )
     stream: StreamOptions | None = Field(
         None, description="stages to learn one after the other, instead of task and train"
     )
@@ -144,6 +147,13 @@ class RunConfig(Options):
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())  # type: ignore[call-arg]
     new: NewModelOptions = Field(default_factory=lambda: NewModelOptions())  # type: ignore[call-arg]
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="option sets by registry name")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One teacher may be named without a list."""
+        named = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return [str(each) for each in named]
 
 
 class CompareConfig(RunConfig):
@@ -287,6 +297,7 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
             problems.append(("models", "is given together with model; give one of them."))
         settings["model"] = settings["models"][0]
     problems += _new_models(settings)
+    problems += _teachers(settings, sections)
     if settings.get("technique") is None:
         settings["technique"] = default_technique(settings.get("model"))
     config: C | None = None
@@ -351,6 +362,35 @@ def _streams(config: RunConfig, sections: dict[str, dict[str, Any]]) -> list[tup
             except ValidationError as error:
                 found += explain(error, registry.load("task", name).Options, f"{path}.options")
     return found
+
+
+def _teachers(settings: dict[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What is wrong with teachers and the objective that needs them; a student that is made of its teacher needs no model."""
+    given, distils = settings.get("teacher"), settings.get("objective") == "distillation"
+    stages = (settings.get("stream") or {}).get("stages") if isinstance(settings.get("stream"), Mapping) else None
+    tasks = [
+        t for s in stages or [] if isinstance(s, Mapping) for t in (s.get("tasks") or [s]) if isinstance(t, Mapping)
+    ]
+    if given and not distils:
+        return [("teacher", "is for distillation; add --objective distillation, or leave it out.")]
+    if distils and not given and not any(task.get("teacher") for task in tasks):
+        return [
+            (
+                "teacher",
+                "is what distillation learns from; name an artifact, a model folder, a hub id or asset:NAME with --teacher.",
+            )
+        ]
+    if distils and given and sections.get("distillation", {}).get("student_layers") is not None:
+        first = str(given[0] if isinstance(given, (list, tuple)) else given)
+        if settings.get("model") not in (None, first):
+            return [
+                (
+                    "model",
+                    "is given together with distillation.student_layers, which makes the student of the teacher; give one of them.",
+                )
+            ]
+        settings["model"] = first
+    return []
 
 
 def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from tunesmith.errors import UserError
 from tunesmith.metrics.transfer import transfer
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
-from tunesmith.stage import MEAN, Turn, learn, score, together
+from tunesmith.stage import MEAN, Turn, ground_of, learn, score, together
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
 STRATEGY_FILE = "strategy.pt"
@@ -154,6 +154,10 @@ class History:
             scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
             entry["after"][name] = scored.metrics
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
+        found = {name: self.parts[name] for name in (t.name for t in self.stages[number].tasks)}
+        judged = model.objective.judge(ground_of(model, found, ""), entry["after"])
+        notes = entry.get("objective", {})
+        entry["objective"] = {name: {**notes.get(name, {}), **judged.get(name, {})} for name in {**notes, **judged}}
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
         del model
@@ -309,6 +313,13 @@ class History:
         """Of the last stage; steps and tokens of all."""
         notes = [entry["training"] for entry in self.done if entry["training"]]
         return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
+
+    def objective(self) -> dict[str, Any]:
+        """What the objective says of the run, under its name: of the only task, or of each by its name."""
+        notes = {name: found for entry in self.done for name, found in entry.get("objective", {}).items()}
+        if not notes:
+            return {}
+        return {self.config.objective: next(iter(notes.values())) if self.alone else notes}
 
     def provenance(self) -> dict[str, Any]:
         """Rows and hashes."""

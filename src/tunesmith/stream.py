@@ -37,6 +37,9 @@ class StageTask(Options):
     columns: dict[str, str] = Field(default_factory=dict, description="the task's column = your column")
     head: Literal["auto", "shared", "extend", "own"] = Field("auto", description="which head reads them")
     weight: float = Field(1.0, gt=0, description="factor of this task's loss")
+    teacher: list[str] | None = Field(
+        None, description="of distillation: this task's teachers, instead of the run's (none: [])"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
 
 

@@ -87,6 +87,9 @@ class Task(ABC):
     """Part of the cache key of encoded rows: raise it when `encode` changes."""
     made_of_text: ClassVar[bool] = False
     """Whether a row's input is one text, so that a language model can make rows up (`text_of`, `row_of_text`, `with_answer`)."""
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "row"
+    """What two models with different tokenizers have in common of a decision that the loss is about: the row, the word, the character
+    where an answer begins or ends, the text before a token."""
     verify_rows: ClassVar[int] = 1000
     """At most this many eval rows are scored again when an artifact is verified."""
 
@@ -140,6 +143,16 @@ class Task(ABC):
     def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """A row with a model's answer as its target."""
         raise NotImplementedError
+
+    def question_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row without what is to be predicted."""
+        return {name: value for name, value in row.items() if name not in self.targets}
+
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row without targets, with some valid ones in their place that no loss will look at; None where a target is part of what
+        the model reads, so that it must be written first (`with_answer`).
+        """
+        return None
 
     def sureness(self, answer: Answer) -> float | None:
         """How far an answer's probability is above chance, 0 to 1, comparable between heads; None where it says nothing."""
