@@ -29,11 +29,15 @@ Plan = Iterator[tuple[Any, Array]]
 and 1 where there is one."""
 
 
-def reads_the_same(opened: Opened, task: Any, tokenizer: Any, features: RaggedRows) -> bool:
+def reads_the_same(opened: Opened, part: Any, tokenizer: Any, features: RaggedRows) -> bool:
     """Whether a teacher can read the student's very features."""
-    longest = int(features.lengths.max()) if len(features) else 0
+    task, longest = part.task, int(features.lengths.max()) if len(features) else 0
+    # Models with segments mark two texts beside each other by them; of one text nobody needs to know.
+    pairs = sum(name in part.roles.train.table.column_names for name in task.inputs) > 1 and task.aligned_by != "text"
+    segments = "token_type_ids" in features.columns
     return (
-        opened.fingerprint == tokenizer_fingerprint(tokenizer)
+        (not (pairs or segments) or segments == ("token_type_ids" in opened.tokenizer.model_input_names))
+        and opened.fingerprint == tokenizer_fingerprint(tokenizer)
         and opened.task.encoding_key() == task.encoding_key()
         and (opened.positions is None or longest <= opened.positions)
         and getattr(opened.task.options, "label_on", None) == getattr(task.options, "label_on", None)

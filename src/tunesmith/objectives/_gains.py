@@ -49,13 +49,10 @@ def gains(teachers: Sequence[Teacher], ground: Ground, part: Any, metrics: Mappi
             "batch_size": ground.config.eval_batch_size, "threads": _threads(), "device": str(ground.device),
         },
     }  # fmt: skip
-    share = (
-        f"{kept:.1%} of the teacher's {primary} ({mine:.4f}, teacher {best:.4f})"
-        if kept is not None
-        else f"{primary} {mine:.4f}"
-    )
+    numbers = f"{mine:.4f}, the teacher's {best:.4f}"
+    share = f", so that {kept:.1%} are kept" if kept is not None and higher_is_better(primary) else ""
     say(
-        f"{part.name}: the student keeps {share} with {size / large:.1%} of its parameters; one row takes "
+        f"{part.name}: the student's {primary} is {numbers}{share}. It has {size / large:.1%} of the parameters; one row takes "
         f"{ours['latency_seconds'] * 1e3:.1f} ms instead of {latency * 1e3:.1f}, and {ours['rows_per_second']:,.0f} rows a second are read instead of "
         f"{throughput:,.0f}."
     )

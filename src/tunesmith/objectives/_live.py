@@ -32,7 +32,7 @@ class Live:
         self.labels = match_labels(teacher.name, part.task, self.opened.task)
         student = ground.heads[part.head]
         for found in features:
-            if not alignment.reads_the_same(self.opened, part.task, student.tokenizer, found):
+            if not alignment.reads_the_same(self.opened, part, student.tokenizer, found):
                 why = "masked tokens are" if part.task.redraws else "what is inside two models is"
                 raise UserError(
                     f"{why} compared position by position, and the teacher `{teacher.name}` does not read the rows as the student does (another "

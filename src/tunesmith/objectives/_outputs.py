@@ -119,7 +119,7 @@ class Reading:
     ) -> None:
         self.opened, self.ground, self.part, self.features, self.options = opened, ground, part, features, options
         self.owners = np.asarray([int(features.columns["row"][i]) for i in range(len(features))], np.int64)
-        same = alignment.reads_the_same(opened, part.task, ground.heads.first.tokenizer, features)
+        same = alignment.reads_the_same(opened, part, ground.heads.first.tokenizer, features)
         kind = alignment.Same if same else alignment.KINDS[part.task.aligned_by]
         self.aligned = kind(name, opened, part, ground)
         self.columns = self.aligned.columns()

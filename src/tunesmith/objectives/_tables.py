@@ -40,7 +40,7 @@ def borders(found: Sequence[Any], candidates: torch.Tensor, temperature: float) 
     """Log-probabilities of start and end over the positions of each window, [2 B, T], as `Task.distribution` lays them out."""
     table = torch.full((*candidates.shape, 2), -float("inf"))
     for i, each in enumerate(found):
-        table[i, : len(each)] = torch.from_numpy(np.asarray(each, np.float32)).clamp(min=FLOOR)
+        table[i, : len(each)] = torch.from_numpy(np.array(each, np.float32)).clamp(min=FLOOR)
     table = (table.to(candidates.device) / temperature).masked_fill(~candidates[..., None], -float("inf"))
     return table.log_softmax(1).transpose(1, 2).flatten(0, 1)
 

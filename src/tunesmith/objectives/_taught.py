@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,11 @@ class Taught:
         self.live: list[Live] = []
         self.told: list[list[Told]] = []
         self.tables: list[RaggedRows] = []
+        self.waited = 0.0
         if part.task.redraws or options.inside:
             self.live = [Live(teacher, ground, part, features, options, set(options.inside)) for teacher in teachers]
         elif options.alpha < 1:
-            counts = [len(each) for each in features]
+            counts, started = [len(each) for each in features], time.perf_counter()
             for teacher in teachers:
                 found = [
                     told(teacher, ground, part, each.rows, encoded, options)
@@ -63,6 +65,7 @@ class Taught:
                 self.told.append(found)
                 self.tables.append(joined([each.tables for each in found], counts))
                 self._say(teacher, found)
+            self.waited = time.perf_counter() - started
 
     def _gather(self, ground: Ground) -> None:
         """The sets of rows: the task's own, the teacher's, those without labels."""
@@ -158,7 +161,8 @@ class Taught:
             every = [each.meta for found in self.told for each in found]
             outputs = {
                 "from": "cache" if all(meta["found"] for meta in every) else "computed",
-                "seconds": sum(meta["seconds"] for meta in every), "bytes": sum(meta["bytes"] for meta in every),
+                "seconds": sum(meta["seconds"] for meta in every),
+                "waited_seconds": self.waited, "bytes": sum(meta["bytes"] for meta in every),
                 "decisions": sum(meta["decisions"] for meta in every), "precision": o.precision, "top_k": o.top_k,
                 "covered": min(meta["covered"] for meta in every),
             }  # fmt: skip
