@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tunesmith.config import RunConfig, build
 from tunesmith.data.sources import write_objects
+from tunesmith.models.recorder import Recorder
 from tunesmith.preparation import open_model, prepare
 from tunesmith.registry import load
 from tunesmith.stage import Turn, attach, ground_of, make_feed
@@ -19,7 +20,6 @@ from tunesmith.testing import tiny_model
 from tunesmith.testing.models import WORDS
 from tunesmith.testing.rows import rows_for
 from tunesmith.testing.techniques import Bench
-from tunesmith.models.recorder import Recorder
 
 
 class Scene:

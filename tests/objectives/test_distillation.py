@@ -289,7 +289,7 @@ def test_unlabelled_rows_join_and_measured_ones_never(tmp_path: Path, models: Pa
         before = scene.objective.loss(each)
         each.batch["labels"] = 1 - each.batch["labels"]
         assert torch.equal(before, scene.objective.loss(each)) is not each.labelled
-    with pytest.raises(UserError, match="every row of .* is a training, validation or eval row already"):
+    with pytest.raises(UserError, match=r"every row of .* is a training, validation or eval row already"):
         (tmp_path / "few.jsonl").write_text(json.dumps(every[0]) + "\n")
         Scene(
             tmp_path / "none",

@@ -91,7 +91,7 @@ def test_mixed_top_choices_merge_by_token() -> None:
     assert found.ids is not None and found.rest is not None
     total = found.log_p.exp().masked_fill(found.log_p <= -29, 0).sum(-1) + found.rest.exp()
     torch.testing.assert_close(total, torch.ones(4), rtol=0, atol=1e-4)
-    log_p, log_q = found.pair(student, 1.0)
+    _, log_q = found.pair(student, 1.0)
     assert log_q.exp().sum(-1).allclose(torch.ones(4), atol=1e-4)
     for row in range(4):
         kept = found.ids[row][found.log_p[row] > -29].tolist()
