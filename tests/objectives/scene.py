@@ -31,11 +31,13 @@ class Scene:
     ) -> None:  # fmt: skip
         rows = rows if rows is not None else rows_for(task, 16)
         train, held = write_objects(rows[:12], place / "train.jsonl"), write_objects(rows[12:], place / "eval.jsonl")
-        raw = {
+        raw: dict[str, Any] = {
             "model": str(model), "task": task, "train": str(train), "eval": str(held), "technique": "full", "device": "cpu",
             "dtype": "float32", "doctor": False, "objective": "distillation", "teacher": teacher, "output": str(place), "batch_size": 8,
             "max_length": 48, "distillation": options or {}, **settings,
         }  # fmt: skip
+        if raw["objective"] == "supervised":
+            del raw["teacher"], raw["distillation"]
         self.config = build(RunConfig, raw)
         (stage,) = stages_of(self.config)
         self.model = open_model(self.config, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from objectives.scene import Scene, letters, teacher
 from tunesmith import run as runs
 from tunesmith.errors import TunesmithError, UserError
 from tunesmith.objectives._inside import pair_layers
-from tunesmith.objectives._teacher import Teacher
+from tunesmith.objectives._teacher import Teacher, match_labels
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import loop
@@ -27,6 +28,16 @@ WRITING = {"instruction": {"generate_rows": 2, "max_new_tokens": 4}}
 @pytest.fixture
 def bert(models: Path) -> Path:
     return tiny_model("bert", models / "bert")
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory, models: Path, cache: Path) -> Any:
+    """A trained artifact with LoRA beside its weights."""
+    place = tmp_path_factory.mktemp("adapted")
+    return tunesmith.train(
+        str(tiny_model("bert", models / "bert")), train=toy_rows(32), eval=toy_rows(8), technique="lora", max_steps=3, device="cpu",
+        doctor=False, output=place,
+    )  # fmt: skip
 
 
 def go(place: Path, model: Path | None, teacher_: Any, options: Any = None, rows: Any = None, **settings: Any) -> Any:
@@ -137,41 +148,37 @@ def test_masks_that_are_drawn_anew_are_read_live(tmp_path: Path, models: Path, b
 
 
 def test_numbers_and_several_labels(tmp_path: Path, models: Path, bert: Path) -> None:
-    """A regression takes the teacher's number as its target; of several labels every one is a decision."""
+    """A regression takes the teacher's number as its target; of several labels every one is a decision, in whatever order."""
     numbers = [{"text": row["text"], "label": i % 5 + 0.5} for i, row in enumerate(toy_rows(24))]
-    first = tunesmith.train(
-        str(bert),
-        train=numbers[:16],
-        eval=numbers[16:],
-        technique="full",
-        max_steps=3,
-        device="cpu",
-        doctor=False,
-        output=tmp_path / "t",
-    )
-    same = Scene(tmp_path / "s", first.artifact, str(first.artifact), rows=numbers, options={"alpha": 0.0})
-    assert same.loss() == pytest.approx(0, abs=1e-5)
     listed = [{"text": row["text"], "label": "a|b" if i % 2 else "b"} for i, row in enumerate(toy_rows(24))]
-    several = {"text-classification": {"problem": "multi-label"}}
-    second = tunesmith.train(
-        str(bert),
-        train=listed[:16],
-        eval=listed[16:],
-        technique="full",
-        max_steps=3,
-        device="cpu",
-        doctor=False,
-        output=tmp_path / "u",
-        **several,
-    )
-    same = Scene(tmp_path / "v", second.artifact, str(second.artifact), rows=listed, options={"alpha": 0.0}, **several)
-    assert same.loss() == pytest.approx(0, abs=1e-5)
+    for name, rows, more in (
+        ("numbers", numbers, {}),
+        ("listed", listed, {"text-classification": {"problem": "multi-label"}}),
+    ):
+        first = Scene(tmp_path / name, bert, teacher(models), rows=rows, **more, objective="supervised")
+        loaded = first.model.heads.first
+        loaded.model.save_pretrained(tmp_path / f"{name}-teacher")
+        loaded.tokenizer.save_pretrained(tmp_path / f"{name}-teacher")
+        for options in ({"alpha": 0.0}, {"alpha": 0.0, "hidden": 1.0}):
+            same = Scene(
+                tmp_path / f"{name}{len(options)}",
+                bert,
+                str(tmp_path / f"{name}-teacher"),
+                rows=rows,
+                options=options,
+                **more,
+            )
+            value = same.loss()
+            assert value == pytest.approx(0, abs=1e-5)
+            with torch.no_grad():
+                next(iter(same.model.heads.first.backbone.head_parameters()))[1].add_(0.5)
+            assert same.loss() > 1e-2
     with pytest.raises(UserError, match="solves a regression problem and the rows are multi-label"):
-        Scene(tmp_path / "w", bert, str(first.artifact), rows=listed, options={"alpha": 0.2}, **several)
+        match_labels("x", SimpleNamespace(problem="multi-label"), SimpleNamespace(problem="regression"))
 
 
 TECHNIQUES = [
-    ("feature-based", {}), ("prompt-tuning", {"hidden": 1.0, "embeddings": 1.0, "attention": 1.0}), ("prefix-tuning", {"attention": 1.0}),
+    ("prompt-tuning", {"hidden": 1.0, "embeddings": 1.0, "attention": 1.0}), ("prefix-tuning", {"attention": 1.0}),
     ("adapter", {"hidden": 1.0, "layers": "last"}), ("lora", {}), ("bitfit", {"divergence": "jensen-shannon"}), ("peft:LOHA", {}),
 ]  # fmt: skip
 
@@ -180,9 +187,26 @@ TECHNIQUES = [
 def test_it_composes_with_techniques(
     technique: str, options: dict[str, Any], tmp_path: Path, models: Path, bert: Path
 ) -> None:
-    found = go(tmp_path / "run", bert, teacher(models), {"measure": False, **options}, technique=technique).result
-    assert found["verification"]["largest_difference"] <= 1e-4
-    assert found["distillation"]["loss"]["alpha"] == 0.5
+    """The teachers' part alone moves everything that learns."""
+    scene = Scene(tmp_path, bert, teacher(models), options={"alpha": 0.0, **options}, technique=technique)
+    learning = {n: p for n, p in scene.model.heads.first.model.named_parameters() if p.requires_grad}
+    for _ in range(2):  # what begins at zero hides what stands before it
+        for each in scene.passes():
+            scene.objective.loss(each).backward()
+        with torch.no_grad():
+            for parameter in learning.values():
+                parameter.sub_(1e-3 * parameter.grad if parameter.grad is not None else 0.0)
+    still = [name for name, p in learning.items() if p.grad is None or not bool(p.grad.abs().any())]
+    # key biases shift all scores of a query alike, so that nothing ever moves them
+    assert [name for name in still if not name.endswith("key.bias")] == []
+
+
+def test_a_frozen_backbone_is_read_once_for_all_rows(tmp_path: Path, models: Path, bert: Path) -> None:
+    """Feature-based students learn from cached features, of unlabelled rows too; not where states are compared."""
+    (tmp_path / "more.jsonl").write_text(json.dumps({"text": "the book is fine"}) + "\n")
+    options = {"unlabelled": str(tmp_path / "more.jsonl"), "measure": False}
+    found = go(tmp_path / "run", bert, teacher(models), options, technique="feature-based").result
+    assert found["verification"]["largest_difference"] <= 1e-4 and found["distillation"]["rows"]["unlabelled"] == 1
 
 
 def test_a_second_run_reads_what_the_first_computed(
@@ -244,18 +268,8 @@ def test_killed_and_resumed_with_projections(tmp_path: Path, models: Path, monke
     assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
-def test_quality_size_and_speed_are_measured(tmp_path: Path, models: Path, bert: Path) -> None:
-    first = tunesmith.train(
-        str(bert),
-        train=toy_rows(32),
-        eval=toy_rows(8),
-        technique="lora",
-        max_steps=3,
-        device="cpu",
-        doctor=False,
-        output=tmp_path / "t",
-    )
-    found = go(tmp_path / "s", bert, first, {"measure": True}).result["distillation"]
+def test_quality_size_and_speed_are_measured(tmp_path: Path, models: Path, bert: Path, adapted: Any) -> None:
+    found = go(tmp_path / "s", bert, adapted, {"measure": True}).result["distillation"]
     quality = found["quality"]
     assert quality["kept"] == pytest.approx(quality["student"] / quality["teacher"])
     assert found["size"]["ratio"] < 1  # the teacher has LoRA beside its weights
@@ -386,24 +400,17 @@ def test_a_student_is_its_teacher_with_layers_dropped(kind: str, tmp_path: Path,
     assert whole.loss() == pytest.approx(0, abs=1e-5)
 
 
-def test_layers_dropped_from_an_adapted_teacher(tmp_path: Path, models: Path, bert: Path) -> None:
+def test_layers_dropped_from_an_adapted_teacher(tmp_path: Path, models: Path, bert: Path, adapted: Any) -> None:
     """LoRA is folded in first; the run needs no --model, and its artifact opens and scores again."""
-    first = tunesmith.train(
-        str(bert),
-        train=toy_rows(32),
-        eval=toy_rows(8),
-        technique="lora",
-        max_steps=3,
-        device="cpu",
-        doctor=False,
-        output=tmp_path / "t",
-    )
-    found = go(tmp_path / "s", None, first, {"student_layers": 1}, technique="adapter", rows=toy_rows(24)).result
+    found = go(tmp_path / "s", None, adapted, {"student_layers": 1}, technique="adapter", rows=toy_rows(24)).result
     assert found["verification"]["largest_difference"] <= 1e-4 and found["distillation"]["size"]["ratio"] < 0.9
-    second = go(tmp_path / "last", None, first, {"student_layers": [2], "measure": False}, rows=toy_rows(24)).result
-    assert second["metrics"]["after"]["loss"] != found["metrics"]["after"]["loss"]
+    second = Scene(tmp_path / "last", adapted.artifact, str(adapted.artifact), options={"student_layers": [2]})
+    kept = dict(second.model.heads.first.model.named_parameters())["bert.encoder.layer.0.output.dense.weight"]
+    merged = adapted.load().opened
+    merged.technique.merge(merged.loaded.backbone)
+    assert torch.equal(kept.detach(), merged.loaded.model.bert.encoder.layer[1].output.dense.weight.detach())
     with pytest.raises(UserError, match="the teacher has the layers 1 to 2"):
-        go(tmp_path / "more", None, first, {"student_layers": 5}, rows=toy_rows(24))
+        go(tmp_path / "more", None, adapted, {"student_layers": 5}, rows=toy_rows(24))
 
 
 def test_layers_are_paired_evenly() -> None:

@@ -97,10 +97,15 @@ def told(teacher: Teacher, ground: Ground, part: Any, rows: Rows, features: Ragg
                     writer.append(table)
                 share = covered / max(decisions, 1)
                 if share < options.min_coverage:
+                    texts = (
+                        ", or learn from its texts: --set distillation.sequence=instead"
+                        if part.task.blank(rows.table[0]) is None
+                        else ""
+                    )
                     raise UserError(
                         f"the vocabulary of the teacher `{teacher.name}` covers {share:.0%} of what the student is asked (at least "
-                        f"{options.min_coverage:.0%} are needed); choose a teacher with a tokenizer like the student's, or learn from its texts: "
-                        "--set distillation.sequence=instead."
+                        f"{options.min_coverage:.0%} are needed); choose a teacher with a tokenizer like the student's, lower distillation.min_coverage"
+                        f"{texts}."
                     )
                 bar.advance(shown, stop - start)
         writer.close(

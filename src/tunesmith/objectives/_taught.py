@@ -175,6 +175,7 @@ class Taught:
                 "alpha": o.alpha, "temperature": o.temperature, "divergence": o.divergence, "hidden": o.hidden, "embeddings": o.embeddings,
                 "attention": o.attention, "sequence": o.sequence,
             },
+            **({"student_layers": o.student_layers} if o.student_layers is not None else {}),
             "rows": rows,
             "outputs": outputs,
         }  # fmt: skip
