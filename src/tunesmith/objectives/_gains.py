@@ -53,10 +53,15 @@ def gains(teachers: Sequence[Teacher], ground: Ground, part: Any, metrics: Mappi
     share = f", so that {kept:.1%} are kept" if kept is not None and higher_is_better(primary) else ""
     say(
         f"{part.name}: the student's {primary} is {numbers}{share}. It has {size / large:.1%} of the parameters; one row takes "
-        f"{ours['latency_seconds'] * 1e3:.1f} ms instead of {latency * 1e3:.1f}, and {ours['rows_per_second']:,.0f} rows a second are read instead of "
-        f"{throughput:,.0f}."
+        f"{ours['latency_seconds'] * 1e3:.1f} ms instead of {latency * 1e3:.1f}, and {_count(ours['rows_per_second'])} rows a second are read "
+        f"instead of {_count(throughput)}."
     )
     return found
+
+
+def _count(number: float) -> str:
+    """A number that is large or small."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2f}"
 
 
 def _threads() -> int:
