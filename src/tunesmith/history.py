@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
 from tunesmith.metrics.transfer import transfer
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen
@@ -118,9 +119,10 @@ class History:
         def keep(session: Any) -> None:
             from tunesmith.training.checkpoint import write_state
 
-            if not self.alone:
+            state = self.strategy.state_dict()
+            if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
-                write_state(self.place(number) / STRATEGY_FILE, self.strategy.state_dict())
+                write_state(self.place(number) / STRATEGY_FILE, state)
 
         turn = Turn(
             stage, number, parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
@@ -160,11 +162,26 @@ class History:
         entry["objective"] = {name: {**notes.get(name, {}), **judged.get(name, {})} for name in {**notes, **judged}}
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
+        entry["task_found"] = self._task_found(model)
         del model
         gc.collect()
         if not self.alone:
             self.place(number).mkdir(parents=True, exist_ok=True)
             write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _task_found(self, model: Model) -> dict[str, float]:
+        """Share of every task's eval rows that would reach its head if nobody said which task they are of."""
+        found: dict[str, float] = {}
+        for name, part in self.parts.items() if model.inference is not None else ():
+            rows = list(part.roles.eval.table)
+            texts = {}
+            for other, each in self.parts.items():
+                several = [text_of(row, each.task) for row in rows]
+                if None not in several:
+                    texts[other] = [str(text) for text in several]
+            guessed = model.inference.infer(texts, model.heads.first.tokenizer)  # type: ignore[union-attr]
+            found[name] = sum(self.parts[guess].head == part.head for guess in guessed) / len(rows)
+        return found
 
     def _ready(self, model: Model) -> None:
         """Earlier tasks read through the heads of the model that is open now; a head that grew wants its rows encoded again."""
@@ -199,9 +216,10 @@ class History:
         before = History.begin(config, other, resume=False)
         if before.config.strategy == "joint" or self.config.strategy == "joint":
             raise UserError("joint trains all stages at once and cannot continue a run; list all stages in one stream.")
-        taken = {task.name for stage in before.stages for task in stage.tasks} & {
-            t.name for s in self.stages for t in s.tasks
-        }
+        earlier = {task.name for stage in before.stages for task in stage.tasks}
+        self.columns = stages_of(self.config, earlier)
+        self.stages = self.strategy.plan_stream(self.columns)
+        taken = earlier & {task.name for stage in self.stages for task in stage.tasks}
         if taken:
             raise UserError(
                 f"`{sorted(taken)[0]}` is the name of a task of `{other}` already; give the new one another name."
@@ -252,9 +270,13 @@ class History:
             self.parts[spec.name] = Part(
                 spec.name, spec, heads[spec.name], None, load_roles(config, task), stage=stage.name
             )
-        self.strategy.load_state_dict(read_state(self.place(number) / STRATEGY_FILE))
+        state = self.place(number) / STRATEGY_FILE
+        if state.is_file():
+            self.strategy.load_state_dict(read_state(state))
         path = self.place(number) / SCORES_FILE
-        if path.is_file():
+        if self.alone:
+            self.done.append(self._plain_entry(stage))
+        elif path.is_file():
             self.done.append(json.loads(path.read_text(encoding="utf-8")))
         else:  # killed between the artifact and its scores
             entry = {
@@ -268,6 +290,15 @@ class History:
             }
             self._measure(entry, number)
             self.done.append(entry)
+
+    def _plain_entry(self, stage: Stage) -> dict[str, Any]:
+        """What a finished plain run measured, as the stage it is to a run that continues it."""
+        result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        (name,) = (spec.name for spec in stage.tasks)
+        return {
+            "stage": stage.name, "before": {name: result["metrics"]["before"]}, "untouched": {}, "cost": result["cost"],
+            "training": result["training"], "after": {name: result["metrics"]["after"]}, "measured_on": "eval",
+        }  # fmt: skip
 
     # ---- results
 
@@ -299,8 +330,8 @@ class History:
         return {"before": _together(shared, self.parts), "after": _together(after, self.parts), "primary": MEAN}
 
     def cost(self) -> dict[str, Any]:
-        """Of all stages together."""
-        costs = [entry["cost"] for entry in self.done if self._own(self.done.index(entry)) and entry["cost"]]
+        """Of all stages of this run together."""
+        costs = [entry["cost"] for i, entry in enumerate(self.done) if self._own(i) and entry["cost"]]
         seconds = sum(each["train_seconds"] for each in costs)
         tokens = sum(each["tokens_per_second"] * max(each["train_seconds"], 1e-9) for each in costs)
         return {
@@ -311,7 +342,7 @@ class History:
 
     def training(self) -> dict[str, Any]:
         """Of the last stage; steps and tokens of all."""
-        notes = [entry["training"] for entry in self.done if entry["training"]]
+        notes = [entry["training"] for i, entry in enumerate(self.done) if self._own(i) and entry["training"]]
         return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
 
     def objective(self) -> dict[str, Any]:
@@ -346,6 +377,7 @@ class History:
             "stages": [column.name for column in self.columns],
             **transfer(matrix, untouched, signs),
             "untouched": untouched,
+            "task_found": self.done[-1].get("task_found", {}),
         }
 
     def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:

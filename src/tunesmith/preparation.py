@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import DataError, UserError
 from tunesmith.stream import Stage, StageTask, for_task
 
@@ -63,6 +64,7 @@ class Model:
     heads: Any = None
     readings: dict[str, Any] = field(default_factory=dict)
     attached: bool = False
+    inference: TaskInference | None = None
 
     @cached_property
     def objective(self) -> Any:
@@ -107,8 +109,9 @@ def reopen(config: RunConfig, folder: Path, artifact: Path) -> Model:
     for loaded in opened.heads.loaded.values():
         loaded.model.to(device)
     return Model(
-        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True
-    )
+        config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True,
+        inference=opened.inference,
+    )  # fmt: skip
 
 
 # ---- rows and heads

@@ -59,6 +59,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith import seeding
     from tunesmith.artifacts import store as artifacts
     from tunesmith.artifacts.use import load
+    from tunesmith.data.task_inference import TaskInference, text_of
     from tunesmith.evaluation import cost
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
@@ -163,9 +164,13 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             part.task.tune(model.measure(part, "validation", "validation").answers, part.roles.validation.table)
     notes: dict[str, Any] = {"dtype": kind, "learning_rate": rate}
     turn.keep(session)
-    places = {name: part.head for name, part in {**turn.earlier, **turn.parts}.items()}
-    notes = notes if turn.alone else {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
-    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes)
+    known_parts = {**turn.earlier, **turn.parts}
+    places = {name: part.head for name, part in known_parts.items()}
+    notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
+    inference = TaskInference.of(
+        {name: [text_of(row, part.task) or "" for row in part.roles.train.table] for name, part in known_parts.items()}, heads.first.tokenizer
+    ) if len(known_parts) > 1 else None  # fmt: skip
+    artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return {
         "cost": {
             "trainable_parameters": learning,

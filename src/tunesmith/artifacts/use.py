@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,13 +17,15 @@ from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode, located, refuse_nothing
+from tunesmith.data.task_inference import text_of
 from tunesmith.errors import DataError, SaveError, UserError, called, unknown
 from tunesmith.evaluation import code
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
-AUTO = "auto"  # in place of a head's name: each row by the surest
+AUTO = "auto"  # in place of a head's name: each row by the task it seems to belong to
 CODE_TASKS = ("language-modeling", "instruction")
 BLOCK = 2000  # rows predicted at a time
+LOOK = 8  # tokens written between two looks at the text
 
 
 class Artifact:
@@ -46,7 +49,7 @@ class Artifact:
         return {**{name: name for name in self.opened.readings}, **self.opened.info.get("parts", {})}
 
     def choose(self, name: str) -> Artifact:
-        """Read through the head of this name (of a stream: a task's name) from now on; `auto` answers each row by the surest head.
+        """Read through the head of this name (of a stream: a task's name) from now on; `auto` finds out each row's task.
 
         Raises:
             UserError: there is none.
@@ -102,13 +105,16 @@ class Artifact:
                 code.require_permission(allow_code_execution, str(data))
                 problems = table.to_list()
                 code.check_problems(problems, str(data))
-                return {"pass_at_1": code.pass_at_1(self.continue_texts, problems)[0]}
+                write = partial(self.continue_texts, ended=code.has_ended)
+                return {"pass_at_1": code.pass_at_1(write, problems)[0]}
         rows = _read(data, columns or {}, self.task)
         self.task.check(rows, "eval")
         return self.score(rows).metrics
 
-    def continue_texts(self, prompts: Sequence[str], max_new_tokens: int = 384) -> list[str]:
-        """What the model writes behind each prompt, greedily."""
+    def continue_texts(
+        self, prompts: Sequence[str], max_new_tokens: int = 384, ended: Callable[[str], bool] = lambda written: False
+    ) -> list[str]:
+        """What the model writes behind each prompt, greedily, until its end token, `max_new_tokens` or what `ended` says of the text."""
         from transformers import GenerationConfig
 
         from tunesmith.tasks._base import attention_mask, pad
@@ -128,8 +134,14 @@ class Artifact:
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
+
+        def stop(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            look = (ids.shape[1] - width) % LOOK == 0
+            texts = self.tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True) if look else [""] * len(ids)
+            return torch.tensor([look and ended(text) for text in texts], device=ids.device)
+
         with torch.no_grad():
-            written = self.model.generate(**inputs, generation_config=chosen)[:, width:]
+            written = self.model.generate(**inputs, generation_config=chosen, stopping_criteria=[stop])[:, width:]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written.tolist()]
 
     def predict(
@@ -145,30 +157,43 @@ class Artifact:
         if not rows:
             return []
         if self.unsure:
-            return self._surest(rows, source, first)
+            return self._routed(rows, source, first)
         return [{**row, **answer.shown} for row, answer in zip(rows, self._answers(rows, source, first), strict=True)]
 
-    def _surest(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
-        """Every row answered by the head that is furthest above chance, which `head` names: the task is not known."""
-        names = {head: name for name, head in reversed(self.opened.info.get("parts", {}).items())}
-        best: list[tuple[float, dict[str, Any]] | None] = [None] * len(rows)
+    def _routed(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
+        """Every row answered by the head of the task it seems to belong to, which `head` names."""
+        found = self.tasks_of(rows)
+        answered: list[dict[str, Any]] = [{} for _ in rows]
         before = self.head
-        for head, reading in self.opened.readings.items():
-            needed = [n for n in reading.task.required if n not in reading.task.targets]
-            if not all(n in rows[0] or reading.task.stand_ins.get(n) in rows[0] for n in needed):
-                continue
-            self.head = head
-            for i, answer in enumerate(self._answers(rows, source, first)):
-                sure = reading.task.sureness(answer)
-                found = best[i]
-                if sure is not None and (found is None or sure > found[0]):
-                    best[i] = (sure, {**answer.shown, "head": names.get(head, head)})
+        for name in dict.fromkeys(found):
+            self.head = self.names[name]
+            members = [i for i, task in enumerate(found) if task == name]
+            for i in members:
+                _inputs(rows[i], self.task, f"{source}, row {first + i + 1}")  # named by its place among all rows
+            for i, answer in zip(members, self._answers([rows[i] for i in members], source, first), strict=True):
+                answered[i] = {**rows[i], **answer.shown, "head": name}
         self.head = before
-        if any(found is None for found in best):
+        return answered
+
+    def tasks_of(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The task of a stream that each row seems to belong to (`data.task_inference`).
+
+        Raises:
+            UserError: the artifact knows one task only, or no task can read the rows.
+        """
+        inference = self.opened.inference
+        if inference is None:
+            return [next(iter(self.opened.info.get("parts") or self.opened.readings))] * len(rows)
+        texts = {}
+        for name in inference.counts:
+            several = [text_of(row, self.opened.readings[self.names[name]].task) for row in rows]
+            if None not in several:
+                texts[name] = [str(text) for text in several]
+        if not texts:
             raise UserError(
-                f"no head of the artifact says how sure it is of these rows; name one with --head ({', '.join(self.names)})."
+                f"no task of the artifact can read these rows; name a head with --head ({', '.join(self.names)})."
             )
-        return [{**row, **found[1]} for row, found in zip(rows, best, strict=True) if found is not None]
+        return inference.infer(texts, self.tokenizer)
 
     def _answers(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[Any]:
         """What the chosen head says of each row."""

@@ -50,11 +50,10 @@ def tasks_of(folder: Path) -> list[Measured]:
 
 
 def _specs(config: RunConfig) -> list[StageTask]:
-    own = [spec for stage in stages_of(config) for spec in stage.tasks]
-    if config.continue_from is None:
-        return own
-    before = build(RunConfig, read_file(Path(config.continue_from) / "config.yaml"))
-    return [*_specs(before), *own]
+    before: list[StageTask] = []
+    if config.continue_from is not None:
+        before = _specs(build(RunConfig, read_file(Path(config.continue_from) / "config.yaml")))
+    return [*before, *(spec for stage in stages_of(config, {s.name for s in before}) for spec in stage.tasks)]
 
 
 def verify_run(folder: Path) -> dict[str, Any]:

@@ -251,11 +251,12 @@ def _only_file(folder: Path, source: Source, asset: str) -> Path:
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # the client moved it between the listing and the look
-            continue
+    for place, _, names in os.walk(folder):  # passes over folders that the client removes meanwhile, as rglob does not
+        for name in names:
+            try:
+                total += Path(place, name).stat().st_size
+            except OSError:  # the client moved it between the listing and the look
+                continue
     return total
 
 

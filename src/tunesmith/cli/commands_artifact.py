@@ -11,7 +11,7 @@ from tunesmith.cli import flags as f
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact folder, or the folder of a finished run")]
 Head = Annotated[
-    str | None, typer.Option(help="of a stream: the task whose head reads the rows; auto: the surest head for each")
+    str | None, typer.Option(help="of a stream: the task whose head reads the rows; auto: find out each row's task")
 ]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
 

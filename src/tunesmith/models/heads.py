@@ -141,13 +141,6 @@ class Heads:
             if SEPARATOR in name:
                 yield name, parameter
 
-    def shared(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters below every head: what a later stage can make an earlier one forget."""
-        heads = {id(p) for loaded in self.loaded.values() for _, p in loaded.backbone.head_parameters()}
-        for name, parameter in self.named_parameters():
-            if id(parameter) not in heads:
-                yield name, parameter
-
 
 def share(donor: Loaded, other: Loaded) -> None:
     """Replace the base of `other` by the donor's, module by module where a class is its own base (T5 for generation)."""

@@ -154,10 +154,6 @@ class Task(ABC):
         """
         return None
 
-    def sureness(self, answer: Answer) -> float | None:
-        """How far an answer's probability is above chance, 0 to 1, comparable between heads; None where it says nothing."""
-        return None
-
     def chooses(self, train: Rows) -> bool:
         """Whether something of the task itself is chosen on validation rows (`tune`)."""
         return False

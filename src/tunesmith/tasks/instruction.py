@@ -38,6 +38,10 @@ class InstructionOptions(GenerationOptions):
     long_completion: Literal["error", "cut"] = Field(
         "error", description="what to do with a completion beyond max_length"
     )
+    best_by: Literal["perplexity", "token_accuracy", "exact_match", "rougeL", "chrf"] = Field(
+        "perplexity",
+        description="the metric that results are compared by; the last three score what the model writes itself",
+    )
 
 
 class Instruction(GenerationTask):
@@ -58,6 +62,12 @@ class Instruction(GenerationTask):
     def __init__(self, options: InstructionOptions) -> None:
         super().__init__(options)
         self.has_input = False
+
+    @property
+    def primary(self) -> str:
+        """Perplexity, or what was chosen; perplexity where that needs texts and none is written."""
+        written = self.options.best_by not in ("perplexity", "token_accuracy")
+        return "perplexity" if written and not self.options.generate_rows else str(self.options.best_by)
 
     def fit(self, train: Rows) -> None:
         """See whether rows come with an input of their own."""

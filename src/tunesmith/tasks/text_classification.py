@@ -137,13 +137,6 @@ class TextClassification(Task):
         """A row of one text."""
         return {"text": text} if text.strip() else None
 
-    def sureness(self, answer: Answer) -> float | None:
-        """(p - 1/K) / (1 - 1/K) over K labels."""
-        if self.problem != "single-label":
-            return None
-        chance = 1 / len(self.labels)
-        return (float(answer.numbers[0]) - chance) / (1 - chance)
-
     def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """The predicted label."""
         return {**row, "label": answer.shown["prediction"]}

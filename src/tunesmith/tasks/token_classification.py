@@ -152,11 +152,6 @@ class TokenClassification(Task):
         """The words of a text."""
         return {"tokens": text.split()} if text.split() else None
 
-    def sureness(self, answer: Answer) -> float | None:
-        """(p - 1/K) / (1 - 1/K) over K labels."""
-        chance = 1 / len(self.labels)
-        return (float(answer.numbers[0]) - chance) / (1 - chance) if len(answer.numbers) else None
-
     def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """The predicted tags."""
         return {**row, "ner_tags": list(answer.value)}
