@@ -49,7 +49,10 @@ def measure(name: str, rows: int, shots: int) -> dict[str, Any]:
         for value, row in zip(guess.values, roles.eval.table, strict=True):
             metric.update(value, task.truth(row))
         found[kind] = {**metric.compute(), "loss": guess.loss, "seconds": time.perf_counter() - started}
-        print(f"{name} {kind}: " + "  ".join(f"{k} {v:.4f}" for k, v in found[kind].items() if v is not None)[:200], flush=True)
+        print(
+            f"{name} {kind}: " + "  ".join(f"{k} {v:.4f}" for k, v in found[kind].items() if v is not None)[:200],
+            flush=True,
+        )
     return {"data": DATA[name], "rows": len(roles.eval), "primary": task.primary, "shots": shots, "baselines": found}
 
 

@@ -79,7 +79,13 @@ def test_torch_is_pinned_in_the_constraints_and_loose_in_the_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "page"), [("technique", "techniques.md"), ("task", "tasks.md"), ("baseline", "techniques.md")]
+    ("kind", "page"),
+    [
+        ("technique", "techniques.md"),
+        ("task", "tasks.md"),
+        ("baseline", "techniques.md"),
+        ("objective", "distillation.md"),
+    ],
 )
 def test_every_entry_has_a_docs_row(kind: str, page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

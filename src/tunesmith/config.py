@@ -7,63 +7,28 @@ against its `Options` class. Unknown keys are refused with the nearest known nam
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tunesmith import registry
-from tunesmith.errors import ConfigError, UserError, unknown
+from tunesmith.errors import ConfigError, unknown
 from tunesmith.options import NewModelOptions as NewModelOptions
 from tunesmith.options import Options as Options  # every option set imports it from here
 from tunesmith.options import RetainOptions
+from tunesmith.settings import Dumper
+from tunesmith.settings import assignments as assignments
+from tunesmith.settings import merge as merge
+from tunesmith.settings import parse as parse
+from tunesmith.settings import parse_assignment as parse_assignment
+from tunesmith.settings import read_file as read_file
 from tunesmith.stream import StreamOptions
 
 Dtype = Literal["auto", "float32", "bfloat16"]  # float16 would need loss scaling, and bfloat16 needs none
 NEW = "new:"  # models that start from random weights
 NEW_MODELS = ("rnn", "lstm", "gru")
-VERBATIM = ("columns", "class_weights")  # mappings whose keys are the user's own words
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; here it is a number, as in YAML 1.2 and everywhere else."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    """A mapping whose keys each stand once: YAML forbids a second, and PyYAML takes the last without a word."""
-    seen: dict[Any, yaml.Node] = {}
-    for key, _ in node.value:
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"`{key.value}` stands there twice; keep one", key.start_mark
-            )
-        seen[key.value] = key
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back: a text that looks like a number is quoted."""
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-        list("-+.0123456789"),
-    )
-
-
-def parse(text: str) -> Any:
-    """YAML text as plain values (safe loading)."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deep") from error
 
 
 class TrainingOptions(Options):
@@ -109,7 +74,10 @@ class RunConfig(Options):
         "lora", description="which parameters learn; see `tunesmith list techniques` (new models: full)"
     )
     quantization: Literal["none", "nf4", "int8"] = Field("none", description="precision that the backbone is stored in")
-    objective: str = Field("supervised", description="what is minimised")
+    objective: str = Field("supervised", description="what is minimised; see `tunesmith list objectives`")
+    teacher: list[str] = Field(
+        default_factory=list, description="of distillation: artifacts, model folders, hub ids or asset:NAME"
+    )
     stream: StreamOptions | None = Field(
         None, description="stages to learn one after the other, instead of task and train"
     )
@@ -136,6 +104,13 @@ class RunConfig(Options):
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())  # type: ignore[call-arg]
     new: NewModelOptions = Field(default_factory=lambda: NewModelOptions())  # type: ignore[call-arg]
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="option sets by registry name")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One teacher may be named without a list."""
+        named = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return [str(each) for each in named]
 
 
 class CompareConfig(RunConfig):
@@ -176,68 +151,6 @@ def is_new(model: str | None) -> bool:
 def default_technique(model: str | None) -> str:
     """What learns when nothing is said: everything where nothing was learned before."""
     return "full" if is_new(model) else str(RunConfig.model_fields["technique"].default)
-
-
-def read_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML configuration file (safe loading) as a mapping."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read the configuration `{path}`: {error.strerror}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"the configuration `{path}` is not UTF-8 text; save it as UTF-8.") from error
-    try:
-        raw = parse(text)
-    except yaml.YAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""  # type: ignore[attr-defined]
-        raise UserError(
-            f"`{path}` is not valid YAML{where}: {' '.join(str(getattr(error, 'problem', error)).split())}."
-        ) from error
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise UserError(f"`{path}` must hold settings as `key: value`, got a {type(raw).__name__}.")
-    return raw
-
-
-def parse_assignment(text: str) -> tuple[list[str], Any]:
-    """`lora.rank=8` as (["lora", "rank"], 8); the value is read as YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set takes key=value, got `{text}`; for example --set lora.rank=8.")
-    try:
-        parsed = parse(value)
-    except yaml.YAMLError:
-        parsed = value
-    return key.strip().split("."), parsed
-
-
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win; mappings merge key by key; keys are compared with dashes as underscores."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            name = str(key).replace("-", "_")
-            if isinstance(value, Mapping):
-                before = merged.get(name)
-                parts = (before, value) if isinstance(before, Mapping) else (value,)
-                verbatim = {str(k): v for part in parts for k, v in part.items()}
-                merged[name] = verbatim if name in VERBATIM else merge(*parts)
-            else:
-                merged[name] = value
-    return merged
-
-
-def assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Nested mapping of several `a.b=c`."""
-    layers = []
-    for pair in pairs:
-        keys, value = parse_assignment(pair)
-        nested: Any = value
-        for key in reversed(keys):
-            nested = {key: nested}
-        layers.append(nested)
-    return merge(*layers)
 
 
 def build(cls: type[C], raw: Mapping[str, Any]) -> C:
@@ -291,6 +204,7 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
             problems.append(("models", "is given together with model; give one of them."))
         settings["model"] = settings["models"][0]
     problems += _new_models(settings)
+    problems += _teachers(settings, sections)
     if settings.get("technique") is None:
         settings["technique"] = default_technique(settings.get("model"))
     config: C | None = None
@@ -362,6 +276,35 @@ def _streams(config: RunConfig, sections: dict[str, dict[str, Any]]) -> list[tup
     return found
 
 
+def _teachers(settings: dict[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What is wrong with teachers and the objective that needs them; a student that is made of its teacher needs no model."""
+    given, distils = settings.get("teacher"), settings.get("objective") == "distillation"
+    stages = (settings.get("stream") or {}).get("stages") if isinstance(settings.get("stream"), Mapping) else None
+    tasks = [
+        t for s in stages or [] if isinstance(s, Mapping) for t in (s.get("tasks") or [s]) if isinstance(t, Mapping)
+    ]
+    if given and not distils:
+        return [("teacher", "is for distillation; add --objective distillation, or leave it out.")]
+    if distils and not given and not any(task.get("teacher") for task in tasks):
+        return [
+            (
+                "teacher",
+                "is what distillation learns from; name an artifact, a model folder, a hub id or asset:NAME with --teacher.",
+            )
+        ]
+    if distils and given and sections.get("distillation", {}).get("student_layers") is not None:
+        first = str(given[0] if isinstance(given, (list, tuple)) else given)
+        if settings.get("model") not in (None, first):
+            return [
+                (
+                    "model",
+                    "is given together with distillation.student_layers, which makes the student of the teacher; give one of them.",
+                )
+            ]
+        settings["model"] = first
+    return []
+
+
 def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with `new:` names and options."""
     named = [str(name) for name in (settings.get("models") or [settings.get("model") or ""])]
@@ -409,7 +352,7 @@ def dump(config: RunConfig) -> str:
     hidden = {"technique", "seed", "strategy"} if isinstance(config, CompareConfig) else set()
     plain = config.model_dump(mode="json", exclude=hidden)
     options = plain.pop("options")
-    return yaml.dump({**plain, **options}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump({**plain, **options}, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def options_of(config: RunConfig, kind: str, name: str) -> Any:

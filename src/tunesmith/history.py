@@ -21,7 +21,7 @@ from tunesmith.errors import UserError
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
-from tunesmith.stage import Turn, learn
+from tunesmith.stage import Turn, ground_of, learn
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
 STRATEGY_FILE = "strategy.pt"
@@ -177,6 +177,10 @@ class History:
             scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
             entry["after"][name] = scored.metrics
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
+        found = {name: self.parts[name] for name in (t.name for t in self.stages[number].tasks)}
+        judged = model.objective.judge(ground_of(model, found, ""), entry["after"])
+        notes = entry.get("objective", {})
+        entry["objective"] = {name: {**notes.get(name, {}), **judged.get(name, {})} for name in {**notes, **judged}}
         for name, part in ({} if self.alone else self._later(model, number)).items():
             entry["after"][name] = model.measure(part, "eval", f"after {entry['stage']}: {name}").metrics
         entry["task_found"] = self._task_found(model)

@@ -97,6 +97,13 @@ class Outcome:
             return last
         return {**last, "change_after": {stage: found["change"] for stage, found in kept.items()}}
 
+    def objective(self) -> dict[str, Any]:
+        """What the objective says of the run, under its name: of the only task, or of each by its name."""
+        notes = {name: found for entry in self.done for name, found in entry.get("objective", {}).items()}
+        if not notes:
+            return {}
+        return {self.config.objective: next(iter(notes.values())) if is_plain(self.config) else notes}
+
     def provenance(self) -> dict[str, Any]:
         """Rows and hashes."""
         if is_plain(self.config):

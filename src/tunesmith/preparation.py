@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ class Model:
         if spec.name not in self.roles:
             self.roles[spec.name] = load_roles(config, task)
         return self.roles[spec.name]
+
+    @cached_property
+    def objective(self) -> Any:
+        """What is minimised."""
+        from tunesmith import registry
+
+        name = self.config.objective
+        return registry.load("objective", name)(configuration.options_of(self.config, "objective", name))
 
     @property
     def pad_id(self) -> int:
@@ -181,6 +190,7 @@ def _part(model: Model, spec: StageTask, earlier: Mapping[str, Part]) -> Part:
 def _head(model: Model, part: Part) -> None:
     """Load the model if nothing is loaded, put a new head on it, or let the head grow with its labels."""
     from tunesmith import seeding
+    from tunesmith.artifacts import use
     from tunesmith.models import new
     from tunesmith.models.heads import Heads
     from tunesmith.models.load import load_model, load_tokenizer, pick_max_length, positions
@@ -197,7 +207,8 @@ def _head(model: Model, part: Part) -> None:
 
     if model.heads is None:
         seeding.seed_everything(config.seed)
-        model.source = new.source_of(config, task, part.roles.train, model.folder)
+        made = model.objective.student(config, task, model.folder, use.load)
+        model.source = made or new.source_of(config, task, part.roles.train, model.folder)
         tokenizer = load_tokenizer(model.source, trust_remote_code=config.trust_remote_code)
         model.heads = Heads(part.head, load())
     tokenizer = model.heads.first.tokenizer

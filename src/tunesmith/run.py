@@ -59,12 +59,13 @@ class RunResult:
 
 
 def train(
-    model: Any,
+    model: Any = None,
     *,
     tokenizer: Any = None,
     train: Any = None,
     validation: Any = None,
     eval: Any = None,
+    teacher: Any = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     **settings: Any,
@@ -78,6 +79,7 @@ def train(
             theirs in any of these forms.
         validation: rows that choices are made on, in any of those forms.
         eval: rows that are only measured; without it 10 % of `train` are held out.
+        teacher: of distillation: an artifact, a run, a model folder, a hub id or `asset:NAME`, or a list of them.
         output: the run's folder.
         overwrite: replace a finished run there.
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
@@ -85,8 +87,10 @@ def train(
     folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
     with nothing_left(folder):
         open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
+        named = teacher if isinstance(teacher, (list, tuple)) else [] if teacher is None else [teacher]
         raw = {
             **settings,
+            **({"teacher": [str(getattr(each, "artifact", each)) for each in named]} if named else {}),
             **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
             **(
                 {"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}
@@ -145,6 +149,7 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) 
         },
         "forgetting": found.forgetting(),
         "stream": found.stream(),
+        **found.objective(),
         "training": found.training(),
         "verification": verification,
         "provenance": {

@@ -6,6 +6,7 @@ OUTPUT/predictions.jsonl one object an eval row, from the reloaded artifact (of 
 OUTPUT/result.json       scores, costs, provenance; written last
 OUTPUT/checkpoints/      resumable states
 OUTPUT/artifact/         what evaluate, predict and export take
+OUTPUT/distillation/     rows that a teacher wrote
 OUTPUT/stages/           of a stream: what each finished stage measured, and what its strategy keeps
 """
 
@@ -66,7 +67,9 @@ def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any
     from tunesmith.data.sources import write_objects
 
     named: dict[str, Any] = {}
-    if isinstance(model, (str, Path)):
+    if model is None:
+        pass  # an objective may make it, and the configuration says so if none does
+    elif isinstance(model, (str, Path)):
         named["model"] = str(model)
     else:
         if tokenizer is None:
@@ -119,7 +122,7 @@ def clear_folder(folder: Path) -> None:
     """Remove an earlier run."""
     for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "artifact", "stages", "predictions"):
+    for name in ("checkpoints", "artifact", "stages", "predictions", "distillation"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -149,10 +152,19 @@ def resolved(config: RunConfig) -> RunConfig:
     tasks = [task for stage in plain.stream.stages for task in stage.tasks] if plain.stream else []
     places += [(task, name) for task in tasks for name in ("train", "validation", "eval")]
     for owner, name in places:
-        value = getattr(owner, name)
-        if value and not value.startswith("asset:") and Path(value).exists():
-            setattr(owner, name, str(Path(value).resolve()))
+        setattr(owner, name, _absolute(getattr(owner, name)))
+    plain.teacher = [str(_absolute(name)) for name in plain.teacher]
+    for task in tasks:
+        task.teacher = None if task.teacher is None else [str(_absolute(name)) for name in task.teacher]
+    rows = plain.options.get("distillation", {})
+    if rows.get("unlabelled"):
+        rows["unlabelled"] = _absolute(rows["unlabelled"])
     return plain
+
+
+def _absolute(value: str | None) -> str | None:
+    """A local file or folder by its whole path; anything else as it is."""
+    return str(Path(value).resolve()) if value and not value.startswith("asset:") and Path(value).exists() else value
 
 
 def write_predictions(folder: Path, scored: Any, task: str = "") -> None:

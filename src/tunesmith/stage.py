@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import config as configuration
 from tunesmith.console import say
 from tunesmith.preparation import Model, Part
 from tunesmith.stream import Stage, file_name
+
+if TYPE_CHECKING:
+    from tunesmith.objectives._base import Lesson
 
 DEFAULT_EPOCHS = 3.0
 MEAN = "mean_score"
@@ -60,12 +63,13 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         resume: go on from the stage's newest checkpoint.
         before_fit: called once everything that can be refused has been.
     """
-    from tunesmith import registry, seeding
+    from tunesmith import seeding
     from tunesmith.artifacts import store as artifacts
     from tunesmith.artifacts.use import load
     from tunesmith.data.task_inference import TaskInference, text_of
     from tunesmith.evaluation import cost
     from tunesmith.models import new
+    from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import resume_step
     from tunesmith.training import dropout
     from tunesmith.training.log import MetricsLog
@@ -75,21 +79,33 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.training.weighting import KINDS
 
     config, technique, heads, options = model.config, model.technique, model.heads, model.config.training
+    stage = turn.stage
     known = frozenset(n for n, p in heads.named_parameters() if p.requires_grad) if turn.number else frozenset()
     resting = attach(model, turn)
     turn.strategy.before_model(heads, turn.number, turn.parts)
-    learning, total = (n + sum(p.numel() for p in turn.strategy.modules().values()) for n in cost.parameters(heads))
+    objective = model.objective
+    place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
+    objective.prepare(ground_of(model, turn.parts, place))
+    own = {**turn.strategy.modules(), **objective.modules()}
+    learning, total = (n + sum(p.numel() for p in own.values()) for n in cost.parameters(heads))
     rows, stand_in, spent = None, None, 0.0
     only = next(iter(turn.parts.values()))
-    if turn.alone and technique.cache_boundary == "base" and technique.options.cache and not only.task.redraws:
+    inside = objective.required_outputs()
+    if (
+        turn.alone
+        and technique.cache_boundary == "base"
+        and technique.options.cache
+        and not only.task.redraws
+        and not inside
+    ):
         rows, stand_in, spent = frozen_features(model, only)
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
-    feed, packed = make_feed(model, turn, rows, stand_in)
-    masters = Masters(heads, dtype, turn.strategy.modules())
-    stage = turn.stage
+    recorder = Recorder(heads.backbone, inside) if inside else None  # all heads stand on one backbone
+    feed, packed = make_feed(model, turn, rows, stand_in, recorder)
+    masters = Masters(heads, dtype, own)
     fresh = configuration.is_new(config.model)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
     epochs = stage.epochs or config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
@@ -100,7 +116,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     usual = new.LEARNING_RATE if fresh and technique.name == "full" else technique.default_learning_rate
     rate = stage.learning_rate or config.learning_rate or usual
     kind = str(dtype).removeprefix("torch.")
-    count = sum(len(part.roles.train) for part in turn.parts.values())
+    count = sum(lesson_rows(objective, part) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
     say(
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
@@ -120,7 +136,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     seeding.seed_everything(
         seeding.derive(config.seed, "fit") if turn.alone else seeding.derive(config.seed, "fit", stage.name)
     )
-    place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
     checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
     log = MetricsLog(
         model.folder / "metrics.jsonl",
@@ -129,8 +144,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     )
     session = Session(
         config=config, folder=model.folder, heads=heads, technique=technique,
-        objective=registry.load("objective", config.objective)(configuration.options_of(config, "objective", config.objective)),
-        strategy=turn.strategy, weighting=KINDS[stage.weighting](list(turn.parts), config.seed), feed=feed, masters=masters,
+        objective=objective, strategy=turn.strategy, weighting=KINDS[stage.weighting](list(turn.parts), config.seed), feed=feed, masters=masters,
         device=model.device, learning_rate=rate, total_steps=steps, log=log, measure=measure, measured_on=measured_on,
         primary=only.task.primary if len(turn.parts) == 1 else MEAN, higher_is_better=only.task.higher_is_better if len(turn.parts) == 1 else True,
         evaluate_every=every, resume=resume, title=f"{turn.title}{technique.name}", stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
@@ -138,10 +152,14 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     )  # fmt: skip
     if stand_in is not None:
         stand_in.install()
+    if recorder is not None:
+        recorder.install()
     try:
         fitted = fit(session)
     finally:
         log.close()
+        if recorder is not None:
+            recorder.remove()
         if stand_in is not None:
             stand_in.remove()
     masters.finish()
@@ -167,6 +185,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "best_step": fitted.best_step,
             "stopped_early": fitted.stopped_early,
         },
+        "objective": objective.notes(),
     }
     turn.keep(session, learned)
     known_parts = {**turn.earlier, **turn.parts}
@@ -206,7 +225,34 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     return [] if turn.strategy.trains_earlier_heads else heads.rest(part.head for part in turn.parts.values())
 
 
-def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any) -> tuple[Any, int]:
+def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:
+    """What an objective reaches of the run."""
+    from tunesmith.artifacts.use import load
+    from tunesmith.training.session import Ground
+
+    return Ground(
+        model.config, model.folder, model.heads, model.technique, parts, model.device, lambda path: load(path, device=str(model.device)),
+        stage,
+    )  # fmt: skip
+
+
+def lesson_of(objective: Any, part: Part) -> Lesson:
+    """What a task learns from: its own features, unless the objective puts others in their place."""
+    from tunesmith.objectives._base import Lesson
+
+    found: Lesson | None = objective.lesson(part.name)
+    return found or Lesson(part.encoded["train"], part.roles.train.sha256)
+
+
+def lesson_rows(objective: Any, part: Part) -> int:
+    """Rows that a task learns from."""
+    found = objective.lesson(part.name)
+    if found is None or found.features is part.encoded["train"]:
+        return len(part.roles.train)
+    return int(found.features.columns["row"][len(found.features) - 1]) + 1
+
+
+def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any) -> tuple[Any, int]:
     """What every step is made of, and into how many packed sequences the rows went (0: none).
 
     Args:
@@ -214,6 +260,7 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any) -> tuple[Any, 
         turn: the stage.
         rows: features of the frozen backbone in place of the encoded rows, if there are any.
         stand_in: what serves them.
+        recorder: of what the objective wants beside logits, if it wants anything.
     """
     from tunesmith.seeding import derive
     from tunesmith.training.feed import Feed, MixedFeed, mixing_shares, packing_works
@@ -223,21 +270,23 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any) -> tuple[Any, 
     several = len(turn.parts) > 1
     size = MixedFeed.slot(config.batch_size, len(turn.parts)) if several else config.batch_size
     for name, part in turn.parts.items():
-        used = part.encoded["train"] if rows is None else rows
+        lesson = lesson_of(model.objective, part)
+        used = lesson.features if rows is None else rows
         network = model.heads[part.head].model
         packed = (
-            stand_in is None and not several and part.task.packs
+            stand_in is None and not several and recorder is None and part.task.packs
             and packing_works(part.task, network, used, model.pad_id, model.device)
         )  # fmt: skip
         feeds[name] = Feed(
             part.task, network, used, batch_size=size, micro_batch_size=options.micro_batch_size,
             seed=config.seed if turn.alone else derive(config.seed, "rows", stage.name, name), buckets=options.length_buckets,
             device=model.device, pad_id=model.pad_id, stand_in=stand_in, capacity=part.max_length if packed else None,
+            labelled=lesson.labelled, recorder=recorder,
         )  # fmt: skip
     if not several:
         feed = next(iter(feeds.values()))
         return feed, len(feed.bins or ())
-    counts = {name: len(part.encoded["train"]) for name, part in turn.parts.items()}
+    counts = {name: len(lesson_of(model.objective, part).features) for name, part in turn.parts.items()}
     shares = mixing_shares(counts, stage.mixing, stage.temperature)
     weights = {name: part.spec.weight for name, part in turn.parts.items()}
     return MixedFeed(feeds, shares, weights, sum(counts.values())), 0
@@ -254,8 +303,9 @@ def frozen_features(model: Model, part: Part) -> tuple[Any, Any, float]:
     from tunesmith.training import features
 
     source, loaded, task = model.source, model.heads[part.head], part.task
+    lesson = lesson_of(model.objective, part)
     key = {
-        "rows": part.roles.train.sha256,
+        "rows": lesson.sha256,
         "max_length": part.max_length,
         "tokenizer": tokenizer_fingerprint(loaded.tokenizer),
         "model": source.sha256 or source.path,
@@ -271,7 +321,7 @@ def frozen_features(model: Model, part: Part) -> tuple[Any, Any, float]:
         "versions": cost.versions(),
     }
     return features.compute(
-        loaded.backbone, task, part.encoded["train"], key, model.config.eval_batch_size, model.device, model.pad_id,
+        loaded.backbone, task, lesson.features, key, model.config.eval_batch_size, model.device, model.pad_id,
         model.technique.reader,
     )  # fmt: skip
 

@@ -46,6 +46,9 @@ class StageTask(Options):
     weight: float = Field(1.0, gt=0, description="factor of this task's loss")
     max_train_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
     max_eval_rows: int | None = Field(None, ge=1, description="of this task, instead of the run's")
+    teacher: list[str] | None = Field(
+        None, description="of distillation: this task's teachers, instead of the run's (none: [])"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the task's own options, for this stage")
     form: Literal["head", "text"] | None = Field(
         None, description="text: the task in words, through the model's own output layer (task text-to-text)"

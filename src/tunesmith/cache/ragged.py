@@ -9,7 +9,7 @@ A column whose rows all have one value (a label, a score) is stored without offs
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,28 @@ class ListedColumn(RaggedColumn):
         return np.asarray([len(row) for row in self.rows])
 
 
+class JoinedColumn(RaggedColumn):
+    """Several columns one after the other; `shifts` are added to what each of them holds (row numbers)."""
+
+    def __init__(self, columns: Sequence[RaggedColumn], shifts: Sequence[int] | None = None) -> None:
+        self.parts = list(columns)
+        self.ends = np.cumsum([len(column) for column in self.parts])
+        self.shifts = shifts
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        place = int(np.searchsorted(self.ends, index, side="right"))
+        found = self.parts[place][index - (int(self.ends[place - 1]) if place else 0)]
+        return found if self.shifts is None else found + self.shifts[place]
+
+    @property
+    def lengths(self) -> Array:
+        """Positions in each row, [rows]."""
+        return np.concatenate([column.lengths for column in self.parts])
+
+
 class RaggedRows:
     """Named columns of one data set; `rows[i]` is a mapping from column to the row's array."""
 
@@ -74,6 +96,21 @@ class RaggedRows:
     def lengths(self) -> Array:
         """Tokens of each row, [rows]."""
         return self.columns["input_ids"].lengths if self.columns else np.zeros(0, np.int64)
+
+
+def joined(sets: Sequence[RaggedRows], rows: Sequence[int]) -> RaggedRows:
+    """The features of several data sets as those of one, whose rows are numbered through.
+
+    Args:
+        sets: with the same columns.
+        rows: how many rows each data set has.
+    """
+    shifts = [0, *np.cumsum(rows[:-1]).tolist()]
+    columns: dict[str, RaggedColumn] = {
+        name: JoinedColumn([each.columns[name] for each in sets], shifts if name == "row" else None)
+        for name in sets[0].columns
+    }
+    return RaggedRows(columns, sets[0].meta)
 
 
 class RaggedWriter:

@@ -16,6 +16,7 @@ Examples:
   tunesmith train --model ./bert --train a.jsonl --eval b.jsonl --columns text=review,label=stars
   tunesmith train --config run.yaml --set lora.rank=8 --set training.evaluate_every=50
   tunesmith train --model asset:bert-tiny --stream stages.yaml --strategy ewc --output runs/stream
+  tunesmith train --model asset:bert-tiny --train reviews.csv --objective distillation --teacher runs/lora --output runs/student
 """
 COMPARE_HELP = """Train several techniques on the same rows and budget; one table and one report.
 
@@ -39,7 +40,8 @@ def add(app: typer.Typer) -> None:
 def train(
     model: f.Model = None, task: f.Task = None, train: f.Train = None, validation: f.Validation = None, eval: f.Eval = None,
     columns: f.Columns = None, technique: f.Technique = None, quantization: f.Quantization = None, objective: f.Objective = None,
-    stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None, retain: f.Retain = None,
+    teacher: f.Teacher = None, stream: f.Stream = None, strategy: f.Strategy = None, continue_from: f.ContinueFrom = None,
+    retain: f.Retain = None,
     seed: f.Seed = None, epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None,
     learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
     max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
@@ -51,7 +53,8 @@ def train(
     f.talk(verbose, quiet)
     given = {
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
-        "technique": technique, "quantization": quantization, "objective": objective, "stream": stream, "strategy": strategy,
+        "technique": technique, "quantization": quantization, "objective": objective, "teacher": teacher or None,
+        "stream": stream, "strategy": strategy,
         "continue_from": continue_from, "retain": f.named(retain), "seed": seed, "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,

@@ -24,6 +24,10 @@ Columns = Annotated[str | None, typer.Option(help="the task's columns = yours: t
 Technique = Annotated[str | None, typer.Option(help="which parameters learn (default lora; full for new models)")]
 Quantization = Annotated[str | None, typer.Option(help="none, nf4, int8")]
 Objective = Annotated[str | None, typer.Option(help="what is minimised (default supervised)")]
+Teacher = Annotated[
+    list[str] | None,
+    typer.Option(help="of distillation: an artifact, a model folder, a hub id or asset:NAME; repeatable"),
+]
 Stream = Annotated[str | None, typer.Option(help="YAML file with stages to learn one after the other")]
 Strategy = Annotated[str | None, typer.Option(help="how earlier stages are kept (default none)")]
 ContinueFrom = Annotated[str | None, typer.Option(help="a finished run whose stages come before these")]

@@ -102,6 +102,7 @@ def encode(task: Encoder, rows: Rows, tokenizer: Any, max_length: int, title: st
         rows=rows.sha256,
         columns=rows.table.column_names,
         tokenizer=tokenizer_fingerprint(tokenizer),
+        inputs=list(tokenizer.model_input_names),  # segments are there for some models only
         task=task.name,
         options=task.options.model_dump(mode="json"),
         state=task.state_dict(),

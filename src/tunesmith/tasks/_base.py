@@ -91,6 +91,9 @@ class Task(ABC):
     """Whether it is another task in another form."""
     learns_labels: ClassVar[bool] = False
     """Whether `fit` learns labels although the head does not belong to the task."""
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "row"
+    """What two models with different tokenizers have in common of a decision that the loss is about: the row, the word, the character
+    where an answer begins or ends, the text before a token."""
     verify_rows: ClassVar[int] = 1000
     """At most this many eval rows are scored again when an artifact is verified."""
 
@@ -144,6 +147,16 @@ class Task(ABC):
     def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """A row with a model's answer as its target."""
         raise NotImplementedError
+
+    def question_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row without what is to be predicted."""
+        return {name: value for name, value in row.items() if name not in self.targets}
+
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row without targets, with some valid ones in their place that no loss will look at; None where a target is part of what
+        the model reads, so that it must be written first (`with_answer`).
+        """
+        return None
 
     def chooses(self, train: Rows) -> bool:
         """Whether something of the task itself is chosen on validation rows (`tune`)."""

@@ -68,6 +68,7 @@ class GenerationTask(Task):
     """A prompt and the text that should follow."""
 
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "text"
     owns_head: ClassVar[bool] = False
     verify_rows: ClassVar[int] = 16
     stops: list[int]

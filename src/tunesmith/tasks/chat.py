@@ -15,6 +15,7 @@ from pydantic import Field
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, called
 from tunesmith.tasks import _template as template
+from tunesmith.tasks._base import Answer
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids
 from tunesmith.tasks._template import Piece
 
@@ -87,6 +88,17 @@ class Chat(GenerationTask):
             if not all(piece.ids for piece in pieces):
                 raise DataError("nobody but the assistant speaks, so there is nothing to answer; begin with the user.")
             yield [self.as_feature(piece) for piece in pieces]
+
+    def question_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The conversation up to the assistant's last turn."""
+        messages = template.normalise(row["messages"])
+        last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=len(messages))
+        return {**row, "messages": messages[:last] if last else messages}
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """The conversation and the written turn."""
+        said = {"role": "assistant", "content": str(answer.shown["prediction"])}
+        return {**row, "messages": [*template.normalise(row["messages"]), said]}
 
     def pieces(self, messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Any) -> list[Piece]:
         """Token sequences of messages; an encoder-decoder has one an answer."""

@@ -15,6 +15,7 @@ from pydantic import Field
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, called
 from tunesmith.tasks import _template as template
+from tunesmith.tasks._base import Answer
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids, without_end
 
 # Taori et al. 2023, the form that Alpaca's rows were made for.
@@ -127,6 +128,10 @@ class Instruction(GenerationTask):
     def encoding_key(self) -> dict[str, Any]:
         """The frame and the end token."""
         return {**super().encoding_key(), "frame": self.frame}
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """The written completion."""
+        return {**row, "completion": str(answer.shown["prediction"])}
 
     # ---- rows to features
 

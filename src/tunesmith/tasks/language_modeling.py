@@ -74,6 +74,7 @@ class LanguageModeling(Task):
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "code", "document")}
     plain_text: ClassVar[Literal["lines", "conll"] | None] = "lines"
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "text"
     owns_head: ClassVar[bool] = False
     default_max_length = 512
 
@@ -89,6 +90,10 @@ class LanguageModeling(Task):
     def fit(self, train: Rows) -> None:
         """Nothing is learned from the rows; those that cannot be used are refused."""
         self.check(train, "train")
+
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The text is all there is."""
+        return dict(row)
 
     def check(self, rows: Rows, role: str) -> None:
         """Refuse rows whose text is not text, and rows that all are empty."""

@@ -90,6 +90,7 @@ class QuestionAnswering(Task):
     synonyms: ClassVar[Mapping[str, tuple[str, ...]]] = {"answers": ("answer",), "context": ("passage",)}
     auto_class = "AutoModelForQuestionAnswering"
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "character"
     default_max_length = 384
 
     null_last = False
@@ -150,6 +151,10 @@ class QuestionAnswering(Task):
                 f"is_impossible is true and there is the answer `{short(found[0][0])}`; empty `answers`, or set is_impossible to false."
             )
         return place(found, row["context"], self.options.offsets == "mend")
+
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """No answer."""
+        return {**row, "answers": {"text": [], "answer_start": []}}
 
     def chooses(self, train: Rows) -> bool:
         """The threshold, where there are unanswerable rows and it was not given."""

@@ -15,6 +15,7 @@ from pydantic import Field
 from tunesmith.data.sources import Rows
 from tunesmith.errors import ConfigError, DataError, called
 from tunesmith.tasks import _template as template
+from tunesmith.tasks._base import Answer
 from tunesmith.tasks._generation import GenerationOptions, GenerationTask, plain_ids, without_end
 
 REQUEST = "Summarize the following text.\n\n"
@@ -85,6 +86,10 @@ class Summarization(GenerationTask):
         if self.frame == "chat":
             end = template.end_of_turn(tokenizer)
             self.stops = list(dict.fromkeys([*([end] if end is not None else []), *self.stops]))
+
+    def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+        """The written summary."""
+        return {**row, "summary": str(answer.shown["prediction"])}
 
     def encoding_key(self) -> dict[str, Any]:
         """Prefix, frame and end token."""

@@ -141,6 +141,14 @@ class TextClassification(Task):
         """The predicted label."""
         return {**row, "label": answer.shown["prediction"]}
 
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The label whose weight is nearest to 1, so that the row counts as one; 0 for a number."""
+        if self.problem == "regression":
+            return {**row, "label": 0.0}
+        weights = self.weights or [1.0] * len(self.labels)
+        label = self._label(min(range(len(weights)), key=lambda i: abs(weights[i] - 1)))
+        return {**row, "label": [label] if self.problem == "multi-label" else label}
+
     def _refuse_nested(self, rows: Rows) -> None:
         for name in self.inputs:
             value = rows.table[0][name] if name in rows.table.column_names else None

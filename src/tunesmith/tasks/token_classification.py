@@ -83,6 +83,7 @@ class TokenClassification(Task):
     auto_class = "AutoModelForTokenClassification"
     made_of_text = True
     reads: ClassVar[Literal["sequence", "tokens"]] = "tokens"
+    aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "word"
 
     def __init__(self, options: TokenClassificationOptions) -> None:
         super().__init__(options)
@@ -154,6 +155,12 @@ class TokenClassification(Task):
     def with_answer(self, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
         """The predicted tags."""
         return {**row, "ner_tags": list(answer.value)}
+
+    def blank(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The usual tag for every word."""
+        words = words_of(row)
+        tag = self.usual if self.usual in self.labels else self.labels[0]
+        return {"tokens": words, "ner_tags": [tag] * len(words)}
 
     def check(self, rows: Rows, role: str) -> None:
         """Refuse tags that break the scheme or that the training rows do not have."""

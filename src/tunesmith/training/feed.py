@@ -15,6 +15,7 @@ import torch
 
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.data.batching import BatchOrder, pack, passes
+from tunesmith.models.recorder import Recorder
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Batch, Task
 from tunesmith.training.features import StandIn, stack
@@ -28,7 +29,10 @@ OVERHEAD = {"cpu": 128, "cuda": 8192, "mps": 4096}
 class Pass:
     """One forward pass: what runs on what, and how many supervised units it holds.
 
-    `rows` are the numbers of the rows that the features belong to, for what is kept beside rows (a teacher's outputs, a memory).
+    `rows` are the numbers of the rows that the features belong to, and `places` those of the features themselves among all that are
+    learned from (a row may have several; None: they are not among them), for what is kept beside either (a teacher's outputs, a
+    memory). Without `labelled` the targets in the batch are stand-ins, which no loss may read. `recorder` holds what an objective
+    asked for beside logits, once the pass has run.
     `part` groups the passes of a step whose loss has one mean (a task, a memory), and `weight` is that mean's factor. `loss` stands
     in for the objective, given this pass, where a strategy asks for something else; a sum over `units`.
     """
@@ -41,6 +45,9 @@ class Pass:
     rows: np.ndarray[Any, Any]
     stand_in: StandIn | None = None
     states: torch.Tensor | None = None
+    places: np.ndarray[Any, Any] | None = None
+    labelled: bool = True
+    recorder: Recorder | None = None
     part: str = ""
     weight: float = 1.0
     loss: Callable[[Pass], torch.Tensor] | None = None
@@ -99,15 +106,32 @@ class Feed:
         pad_id: int,
         stand_in: StandIn | None = None,
         capacity: int | None = None,
+        labelled: np.ndarray[Any, Any] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.task, self.model, self.rows = task, model, rows
-        self.bins = pack(rows.lengths, capacity) if capacity else None
+        self.labelled, self.recorder = labelled, recorder
+        self.bins = self._pack(capacity) if capacity else None
         self.lengths = rows.lengths
         if self.bins is not None:
             self.lengths = np.asarray([int(rows.lengths[places].sum()) for places in self.bins], np.int64)
         self.order = BatchOrder(self.lengths, batch_size, seed, buckets)
         self.micro = micro_batch_size or batch_size
         self.seed, self.device, self.pad_id, self.stand_in = seed, device, pad_id, stand_in
+
+    def _pack(self, capacity: int) -> list[np.ndarray[Any, Any]]:
+        """Sequences of features; labelled rows share none with the others."""
+        lengths = self.rows.lengths
+        if self.labelled is None:
+            return pack(lengths, capacity)
+        groups = [np.flatnonzero(self.labelled), np.flatnonzero(~self.labelled)]
+        return [group[places] for group in groups if len(group) for places in pack(lengths[group], capacity)]
+
+    def _has_labels(self, index: int) -> bool:
+        """Whether a feature (or packed sequence) has targets of its own."""
+        if self.labelled is None:
+            return True
+        return bool(self.labelled[index if self.bins is None else self.bins[index][0]])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -122,13 +146,24 @@ class Feed:
     def cut(self, indices: np.ndarray[Any, Any], step: int) -> list[Pass]:
         """The forward passes of some rows (or packed sequences) in a step."""
         rng = np.random.default_rng(derive(self.seed, "collate", step))
-        if self.order.buckets:
-            cut = passes(self.lengths[indices], OVERHEAD.get(self.device.type, 0), self.micro)
-        else:
-            cut = [np.arange(i, min(i + self.micro, len(indices))) for i in range(0, len(indices), self.micro)]
-        return [self._pass(indices[places], rng) for places in cut]
+        found = []
+        for group in self._groups(indices):
+            if self.order.buckets:
+                cut = passes(self.lengths[group], OVERHEAD.get(self.device.type, 0), self.micro)
+            else:
+                cut = [np.arange(i, min(i + self.micro, len(group))) for i in range(0, len(group), self.micro)]
+            found += [self._pass(group[places], rng) for places in cut]
+        return found
+
+    def _groups(self, indices: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """What may stand in one pass: rows with labels, and rows without."""
+        if self.labelled is None:
+            return [indices]
+        known = np.asarray([self._has_labels(int(i)) for i in indices], bool)
+        return [group for group in (indices[known], indices[~known]) if len(group)]
 
     def _pass(self, indices: np.ndarray[Any, Any], rng: np.random.Generator) -> Pass:
+        places = indices if self.bins is None else np.concatenate([self.bins[int(place)] for place in indices])
         if self.bins is None:
             features = [self.rows[int(i)] for i in indices]
             owners = np.asarray([int(each["row"]) for each in features])
@@ -141,7 +176,10 @@ class Feed:
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         states = stack(features, self.device) if self.stand_in is not None else None
         tokens = int(self.lengths[indices].sum())
-        return Pass(self.task, self.model, batch, units, tokens, owners, self.stand_in, states)
+        return Pass(
+            self.task, self.model, batch, units, tokens, owners, self.stand_in, states, places, self._has_labels(int(indices[0])),
+            self.recorder,
+        )  # fmt: skip
 
 
 class MixedFeed:

@@ -96,6 +96,7 @@ def fit(session: Session) -> Fit:
             "parameters": masters.state_dict(),
             "optimizer": optimizer.state_dict(),
             "strategy": session.strategy.state_dict(),
+            "objective": session.objective.state_dict(),
             "weighting": session.weighting.state_dict(),
             "rng": checkpoint.rng_state(),
             "fit": dict(vars(state)),
@@ -103,8 +104,10 @@ def fit(session: Session) -> Fit:
         }
         checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
+    session.objective.before_stage(session)
     session.strategy.before_stage(session)
     if saved is not None:
+        session.objective.load_state_dict(saved.get("objective", {}))
         session.strategy.load_state_dict(saved["strategy"])
         session.weighting.load_state_dict(saved["weighting"])
         checkpoint.set_rng_state(saved["rng"])  # after what a strategy drew while it got ready

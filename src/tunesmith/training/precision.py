@@ -17,7 +17,7 @@ import torch
 
 from tunesmith.errors import ConfigError
 
-OWN = "strategy::"  # before the names of parameters that a strategy brings along
+OWN = "own::"  # before the names of parameters that a strategy or an objective brings along
 SMALL = 10_000_000  # parameters below which a step is bound by overheads and half precision gains nothing
 
 

@@ -14,10 +14,13 @@ from tunesmith.cache.ragged import ListedColumn, RaggedColumn, RaggedRows
 from tunesmith.config import RunConfig
 from tunesmith.continual._base import Strategy
 from tunesmith.continual._size import size
+from tunesmith.data.encode import encode, refuse_nothing
+from tunesmith.data.sources import Rows
 from tunesmith.evaluation.evaluate import evaluate
+from tunesmith.evaluation.speed import Runner, race
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.heads import Heads
-from tunesmith.objectives._base import Objective
+from tunesmith.objectives._base import Objective, Reader
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Answer, Batch, Task
 from tunesmith.techniques._base import Technique
@@ -53,6 +56,75 @@ class Part(Protocol):
     @property
     def task(self) -> Task:
         """What the rows are for."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A model as it stands, ready to read rows."""
+
+    model: Any
+    task: Task
+    tokenizer: Any
+    max_length: int
+
+
+@dataclass
+class Ground:
+    """What an objective reaches of a run before anything is set up to learn, and when what was kept is judged."""
+
+    config: RunConfig
+    folder: Path
+    heads: Heads
+    technique: Technique
+    parts: Mapping[str, Part]
+    device: torch.device
+    open: Callable[[str], Any]
+    """Opens an artifact for use (`artifacts.use.Artifact`)."""
+    stage: str = ""
+
+    def reader(self, part: Part) -> Reader:
+        """The model as it stands, reading the rows of a task."""
+        return Standing(self.heads[part.head].model, part.task, self.heads.first.tokenizer, part.max_length)
+
+    def encode(self, reader: Reader, rows: Rows) -> RaggedRows:
+        """The features of rows, as a reader's task makes them."""
+        found = encode(reader.task, rows, reader.tokenizer, reader.max_length)
+        refuse_nothing(found, rows, reader.max_length)
+        return found
+
+    def answers(self, reader: Reader, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """What a reader says of rows without targets."""
+        return answer(reader, rows, self.config.eval_batch_size, self.device, "the teacher answers")
+
+    def score(self, reader: Reader, rows: Rows) -> dict[str, float]:
+        """A reader's metrics on labelled rows."""
+        found = evaluate(
+            reader.model, reader.task, rows.table, self.encode(reader, rows), batch_size=self.config.eval_batch_size, device=self.device,
+            pad_id=int(reader.tokenizer.pad_token_id), title="the teacher",
+        )  # fmt: skip
+        return found.metrics
+
+    def race(self, readers: Mapping[str, Reader], rows: Rows) -> dict[str, dict[str, float]]:
+        """How fast readers are on the same rows, in turns."""
+        runners = {
+            name: Runner(r.model, r.task, self.encode(r, rows), int(r.tokenizer.pad_token_id), len(rows)) for name, r in readers.items()
+        }  # fmt: skip
+        return race(runners, self.config.eval_batch_size, self.device)
+
+
+def answer(
+    reader: Reader, rows: Sequence[Mapping[str, Any]], batch_size: int, device: torch.device, title: str
+) -> list[Answer]:
+    """What a reader says of rows without targets."""
+    pieces = reader.task.encode(rows, reader.tokenizer, reader.max_length)
+    features = [{**feature, "row": i} for i, several in enumerate(pieces) for feature in several]
+    columns: dict[str, RaggedColumn] = {
+        name: ListedColumn([feature[name] for feature in features]) for name in (features[0] if features else ())
+    }
+    return evaluate(
+        reader.model, reader.task, rows, RaggedRows(columns), batch_size=batch_size, device=device,
+        pad_id=int(reader.tokenizer.pad_token_id), title=title, predicting=True,
+    ).answers  # fmt: skip
 
 
 @dataclass
@@ -135,17 +207,11 @@ class Session:
 
     def answers(self, part: Part, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """What the model says of rows without targets, as it stands."""
-        model, tokenizer = self.heads[part.head].model, self.heads.first.tokenizer
-        pieces = part.task.encode(rows, tokenizer, part.max_length)
-        features = [{**feature, "row": i} for i, several in enumerate(pieces) for feature in several]
-        columns: dict[str, RaggedColumn] = {
-            name: ListedColumn([feature[name] for feature in features]) for name in (features[0] if features else ())
-        }
-        found = evaluate(
-            model, part.task, rows, RaggedRows(columns), batch_size=self.config.eval_batch_size, device=self.device, pad_id=self.pad_id,
-            title=f"labels of {part.name}", predicting=True,
-        )  # fmt: skip
-        return found.answers
+        return answer(self.reader(part), rows, self.config.eval_batch_size, self.device, f"labels of {part.name}")
+
+    def reader(self, part: Part) -> Reader:
+        """The model as it stands, reading the rows of a task."""
+        return Standing(self.heads[part.head].model, part.task, self.heads.first.tokenizer, part.max_length)
 
     def single_rows(self, most: int) -> Iterator[tuple[Any, Task, Batch]]:
         """(model, task, batch) of single training rows of this stage, at most so many, drawn once for the stage."""

@@ -1,0 +1,206 @@
+r"""Distillation: a student learns what teachers say, beside or instead of what labels say (Hinton et al. 2015).
+
+    loss = alpha * labels + (1 - alpha) * divergence(teachers || student)              rows with labels
+                            (1 - alpha) * divergence(teachers || student)              rows without (`unlabelled`)
+           + hidden * states + embeddings * embeddings + attention * maps              where asked for
+
+    rows --teacher, once--> tables on disk --+
+         --student---------------------------+--> divergence        (`_outputs`, `_divergences`)
+         --teacher, live--> states, maps ----+--> the rest          (`_live`, `_inside`)
+
+What teachers say is computed once and read again by every later run; a teacher runs beside the student only where inputs are drawn
+anew (masks) or where its states and maps are learned from, which would take more room than they cost time. A pass that the objective knows
+nothing of (rows that a strategy replays) has the labels' loss alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+
+from tunesmith.config import Options as BaseOptions
+from tunesmith.config import RunConfig
+from tunesmith.errors import UserError
+from tunesmith.models.load import Source
+from tunesmith.objectives import _student, _tables
+from tunesmith.objectives._base import Ground, Lesson, Objective, Pass
+from tunesmith.objectives._divergences import divergence, mixture
+from tunesmith.objectives._gains import gains
+from tunesmith.objectives._taught import Taught
+from tunesmith.objectives._teacher import find, open_whole
+
+
+class Options(BaseOptions):
+    """Options of distillation."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the labels' own loss; the teachers have the rest")
+    temperature: float = Field(2.0, gt=0, description="T, which softens both distributions before they are compared")
+    divergence: Literal["forward", "reverse", "jensen-shannon"] = Field(
+        "forward",
+        description="forward: KL(teacher || student); reverse: KL(student || teacher); jensen-shannon: both against their mean",
+    )
+    weights: list[float] | None = Field(
+        None, description="of several teachers' probabilities, in their order (default: all alike)"
+    )
+    hidden: float = Field(0.0, ge=0, description="weight of the distance between states of paired layers")
+    hidden_loss: Literal["mse", "cosine"] = Field("mse", description="mean squared difference, or 1 - cosine")
+    embeddings: float = Field(0.0, ge=0, description="weight of the distance between what enters the first layers")
+    attention: float = Field(0.0, ge=0, description="weight of the distance between attention maps of paired layers")
+    attention_loss: Literal["kl", "mse"] = Field(
+        "kl", description="KL(teacher || student) of each query, or mean squared difference"
+    )
+    layers: Literal["uniform", "last"] | list[int] = Field(
+        "uniform",
+        description="evenly spread, the last alone, or the teacher's layer for each of the student's (from 1; 0: none)",
+    )
+    unlabelled: str | None = Field(
+        None, description="further rows without targets, in any data form; teachers' losses alone"
+    )
+    sequence: Literal["off", "instead", "beside"] = Field(
+        "off",
+        description="tasks that write: learn the first teacher's own texts in place of the rows' targets, or beside them",
+    )
+    top_k: int = Field(64, ge=1, description="choices of a distribution that are kept; all others are one more")
+    precision: Literal["float32", "float16"] = Field("float32", description="what kept log-probabilities are stored in")
+    min_coverage: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the teacher's probability that must fall on tokens that the student has too",
+    )
+    student_layers: int | list[int] | None = Field(
+        None, description="the student is the first teacher with so many layers (or these, from 1), in place of --model"
+    )
+    measure: bool = Field(True, description="open the teachers after training, and compare quality, size and speed")
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and (not value or min(value) <= 0):
+            raise ValueError("must be a number above 0 for each teacher")
+        return value
+
+    @property
+    def inside(self) -> set[str]:
+        """What of the models' insides is compared."""
+        found = {"hidden_states"} if self.hidden or self.embeddings else set()
+        return found | ({"attentions"} if self.attention else set())
+
+
+class Distillation(Objective):
+    """Labels and teachers."""
+
+    Options: ClassVar[type[BaseOptions]] = Options
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.taught: dict[str, Taught] = {}
+
+    def required_outputs(self) -> set[str]:
+        """States and maps, where they are learned from."""
+        return set(self.options.inside)
+
+    def student(self, config: RunConfig, task: Any, folder: Path, open: Callable[[str], Any]) -> Source | None:
+        """The first teacher with layers dropped, if that was asked for."""
+        layers = self.options.student_layers
+        if layers is None:
+            return None
+        teacher = find(config.teacher[0])
+        return _student.make(
+            teacher.name, lambda: open_whole(teacher, task, config, open), layers, folder, teacher.sha256
+        )
+
+    def prepare(self, ground: Ground) -> None:
+        """Find the teachers of every task, and what they say of its rows.
+
+        Raises:
+            UserError: nothing would be learned from them, or they cannot teach these rows.
+        """
+        o = self.options
+        if o.alpha == 1 and not o.inside and o.sequence == "off":
+            raise UserError(
+                "distillation.alpha=1 learns from labels alone, so the teacher would say nothing; lower it, or use --objective supervised."
+            )
+        self.taught = {}
+        for name, part in ground.parts.items():
+            named = part.spec.teacher if part.spec.teacher is not None else ground.config.teacher
+            if named:
+                teachers = [find(teacher) for teacher in named]
+                if o.weights is not None and len(o.weights) != len(teachers):
+                    raise UserError(
+                        f"distillation.weights has {len(o.weights)} numbers for {len(teachers)} teachers; give one for each."
+                    )
+                self.taught[name] = Taught(teachers, ground, part, o)
+
+    def lesson(self, part: str) -> Lesson | None:
+        """The task's rows, with those beside them."""
+        return self.taught[part].lesson if part in self.taught else None
+
+    def modules(self) -> Mapping[str, nn.Parameter]:
+        """Projections between different widths."""
+        return {name: weight for taught in self.taught.values() for name, weight in taught.modules().items()}
+
+    def before_stage(self, session: Any) -> None:
+        """Compute in what the student computes in, and show the rows that were made."""
+        for taught in self.taught.values():
+            taught.begin(session)
+
+    def loss(self, each: Pass) -> torch.Tensor:
+        """Labels, teachers' answers and teachers' insides, by their weights."""
+        o, task, batch = self.options, each.task, each.batch
+        outputs = task.forward(each.model, batch)
+        taught = self._of(each)
+        if taught is None:
+            return task.loss(outputs, batch)
+        total: Any = 0.0
+        if o.alpha > 0 and each.labelled:
+            total = total + o.alpha * task.loss(outputs, batch)
+        if o.alpha < 1 or o.inside:
+            logits = [live.run(each) for live in taught.live]
+        if o.alpha < 1:
+            total = total + (1 - o.alpha) * self._answers(
+                taught, each, task.distribution(outputs, batch).float(), logits
+            )
+        for live, weight in zip(taught.live if o.inside else (), taught.weights, strict=False):
+            total = total + weight * live.inside(each)
+        assert isinstance(total, torch.Tensor)
+        return total
+
+    def _of(self, each: Pass) -> Taught | None:
+        """What is known of a pass's rows; None for rows that a strategy brings, and tasks that nobody teaches."""
+        if each.places is None:
+            return None
+        return self.taught.get(each.part) if each.part else next(iter(self.taught.values()), None)
+
+    def _answers(self, taught: Taught, each: Pass, student: torch.Tensor, live: list[torch.Tensor]) -> torch.Tensor:
+        """The distance of the student's answers from the teachers', summed over units."""
+        o, task, batch = self.options, each.task, each.batch
+        if student.shape[-1] == 1:  # a number: the teachers' mean is what to say (Chen et al. 2017, section 3.3)
+            numbers = live or [_tables.gather(t, each.places, "value", student.device)[:, None] for t in taught.tables]
+            aim = sum(w * number for w, number in zip(taught.weights, numbers, strict=True))
+            return (student - aim).square().sum()
+        if live:
+            found = [one.choices(each, logits, student.shape[1]) for one, logits in zip(taught.live, live, strict=True)]
+        else:
+            found = [_tables.choices(t, each.places, task, batch, o.temperature) for t in taught.tables]
+        log_p, log_q = mixture(found, taught.weights).pair(student, o.temperature)
+        distances = divergence(o.divergence, log_p, log_q, o.temperature)
+        return (distances * _tables.shares(task, batch, len(distances)) * taught.known(each, len(distances))).sum()
+
+    def notes(self) -> dict[str, Any]:
+        """Teachers, rows, where their outputs came from and what they cover."""
+        return {name: taught.notes() for name, taught in self.taught.items()}
+
+    def judge(self, ground: Ground, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """Quality kept, size and speed gained, of every task that had a teacher."""
+        found = {}
+        for name, part in ground.parts.items() if self.options.measure else ():
+            named = part.spec.teacher if part.spec.teacher is not None else ground.config.teacher
+            if named:
+                found[name] = gains([find(teacher) for teacher in named], ground, part, metrics[name])
+        return found

@@ -1,0 +1,1 @@
+"""Modules of this folder import its scenes as `objectives.scene`."""
