@@ -133,6 +133,42 @@ def test_killed_in_the_middle_of_a_stage_and_resumed(
     assert logged(whole.folder) == logged(tmp_path / "kills")
 
 
+@pytest.mark.parametrize("stages", [("films",), ("films", "words")], ids=["plain", "stream"])
+def test_killed_after_the_last_step(
+    stages: tuple[str, ...], tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learned and saved is not learned again: what is missing is measured, to the same result."""
+
+    def train(place: Path) -> Any:
+        if len(stages) > 1:
+            return go(place, models, *stages)
+        films = {k: v for k, v in STAGES["films"].items() if k != "name"}
+        model = str(tiny_model("bert", models / "bert"))
+        return tunesmith.train(
+            model, **films, technique="lora", max_steps=6, batch_size=8, dtype="float32", device="cpu", output=place
+        )
+
+    def dying(*args: Any, **settings: Any) -> Any:
+        raise RuntimeError("power cut")
+
+    whole = train(tmp_path / "whole").result
+    for number, where in enumerate(("tunesmith.artifacts.verify.verify_run", "tunesmith.history.History._measure")):
+        place = tmp_path / f"kill{number}"
+        if len(stages) > 1 and number:
+            continue  # a stream dies there after its first stage, and the second is learned when it is resumed
+        with monkeypatch.context() as patch:
+            patch.setattr(where, dying)
+            with pytest.raises(RuntimeError, match="power cut"):
+                train(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_train_step", dying)
+            found = runs.resume(place)
+        assert (found["metrics"], found["stream"], found["training"]) == (
+            whole["metrics"], whole["stream"], whole["training"]
+        )  # fmt: skip
+        assert found["provenance"]["model_sha256"] == whole["provenance"]["model_sha256"]
+
+
 @pytest.mark.parametrize(
     ("strategy", "technique"),
     [("none", "full"), ("ewc", "lora"), ("experience-replay", "full"), ("progressive", "lora")],

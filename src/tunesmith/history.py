@@ -43,7 +43,6 @@ class History:
         parts: the tasks of finished stages.
         begun_in: where the first of these stages starts from: nothing, or the artifact of another run.
         device: what it runs on.
-        source: the pretrained model.
         roles: rows of tasks that were read, by name.
         measured: the model as it was opened to be measured: the next stage starts from it.
         carry_out: runs a configuration, for strategies that train a model beside.
@@ -59,7 +58,6 @@ class History:
     parts: dict[str, Part] = field(default_factory=dict)
     begun_in: Path | None = None
     device: Any = None
-    source: Any = None
     roles: dict[str, Any] = field(default_factory=dict)
     measured: Model | None = None
     carry_out: Callable[..., Any] | None = None
@@ -71,6 +69,7 @@ class History:
     ) -> History:
         """The stages of a run, those before it if it continues another, and what is finished of them."""
         from tunesmith import registry
+        from tunesmith.training.precision import pick_device
 
         strategy = registry.load("strategy", config.strategy)(
             configuration.options_of(config, "strategy", config.strategy)
@@ -79,7 +78,8 @@ class History:
         found = cls(config, folder, strategy.plan_stream(own), own, strategy, carry_out=carry_out)
         if config.continue_from:
             found._continue(Path(config.continue_from))
-        if resume and not found.alone:
+        found.device = pick_device(config.device)
+        if resume:
             found._recall()
         return found
 
@@ -97,6 +97,10 @@ class History:
         """Folder of a stage's results."""
         return self.folder / "stages" / f"{number:02d}-{file_name(self.stages[number].name)}"
 
+    def _learned(self, number: int) -> Path:
+        """Where it is written what a stage learned, just before its artifact: enough to measure it after a kill."""
+        return (self.folder / "checkpoints" if self.alone else self.place(number)) / LEARNED_FILE
+
     # ---- one stage
 
     def learn_next(self, *, resume: bool) -> None:
@@ -107,7 +111,6 @@ class History:
         model, self.measured = self.measured or self._open(artifact), None
         self._ready(model)
         parts = prepare(model, stage, self.parts)
-        self.device, self.source = model.device, model.source
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
         self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
@@ -137,7 +140,8 @@ class History:
             if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
                 write_state(self.place(number) / STRATEGY_FILE, state)
-                write_json(self.place(number) / LEARNED_FILE, entry)
+            self._learned(number).parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._learned(number), entry)
 
         turn = Turn(
             stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
@@ -279,34 +283,39 @@ class History:
         for number, stage in enumerate(self.stages):
             if number < len(self.done):
                 continue
-            if stage.name not in finished:
+            if stage.name not in finished or not (self._told(number) or self._learned(number).is_file()):
                 return
             self._recall_stage(number, stage)
 
+    def _told(self, number: int) -> bool:
+        """Whether a stage was measured, too."""
+        return ((self.folder / "result.json") if self.alone else (self.place(number) / SCORES_FILE)).is_file()
+
     def _recall_stage(self, number: int, stage: Stage) -> None:
         from tunesmith import registry
-        from tunesmith.artifacts.store import read_info
+        from tunesmith.artifacts.store import read_info, readings_of
         from tunesmith.data.splits import load_roles
         from tunesmith.training.checkpoint import read_state
 
-        heads = read_info(self.folder / "artifact")["parts"]
+        info = read_info(self.folder / "artifact")
+        heads, readings = info["parts"], readings_of(info)
         for spec in stage.tasks:
             config = for_task(self.config, spec)
             task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
             self.roles[spec.name] = roles = load_roles(config, task)
-            self.parts[spec.name] = Part(spec.name, spec, heads[spec.name], None, roles, stage=stage.name)
+            head = heads[spec.name]
+            self.parts[spec.name] = Part(spec.name, spec, head, readings[head], roles, stage=stage.name)
         state = self.place(number) / STRATEGY_FILE
         if state.is_file():
             self.strategy.load_state_dict(read_state(state))
-        path = self.place(number) / SCORES_FILE
-        if self.alone:
-            self.done.append(self._plain_entry(stage))
-        elif path.is_file():
-            self.done.append(json.loads(path.read_text(encoding="utf-8")))
-        else:  # killed between the artifact and its scores
-            entry = json.loads((self.place(number) / LEARNED_FILE).read_text(encoding="utf-8"))
+        if not self._told(number):  # killed between the artifact and its scores
+            entry = json.loads(self._learned(number).read_text(encoding="utf-8"))
             self._measure(entry, number)
             self.done.append(entry)
+        elif self.alone:
+            self.done.append(self._plain_entry(stage))
+        else:
+            self.done.append(json.loads((self.place(number) / SCORES_FILE).read_text(encoding="utf-8")))
 
     def _plain_entry(self, stage: Stage) -> dict[str, Any]:
         """What a finished plain run measured, as the stage it is to a run that continues it."""
@@ -320,4 +329,7 @@ class History:
     @property
     def outcome(self) -> Outcome:
         """What the finished stages amount to."""
-        return Outcome(self.config, self.columns, self.done, self.parts, self.source.sha256 if self.source else "")
+        from tunesmith.artifacts.store import read_info
+
+        base = read_info(self.folder / "artifact")["base_model"]
+        return Outcome(self.config, self.columns, self.done, self.parts, str(base["sha256"]))

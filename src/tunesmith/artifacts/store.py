@@ -212,8 +212,8 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     info = read_info(Path(path))
     folder = Path(info["folder"])
     check_files(folder, info)
-    first = str(info.get("head_name", ""))
-    readings = {first: _reading(info), **{n: _reading(each) for n, each in info.get("further_heads", {}).items()}}
+    readings = readings_of(info)
+    first = next(iter(readings))
     technique_class = registry.load("technique", info["technique"])
     technique = technique_class(
         technique_class.Options.model_validate(info["technique_options"]), registry.split_name(info["technique"])[1]
@@ -255,6 +255,12 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
         reading.task.positions = positions(heads[name], technique.extra_positions(loaded.backbone))
     inference = TaskInference.load(folder, info["task_inference"]) if "task_inference" in info else None
     return Opened(heads, readings, technique, info, folder, inference)
+
+
+def readings_of(info: Mapping[str, Any]) -> dict[str, Reading]:
+    """What reads through each head of an artifact, the first one first; no model is opened for it."""
+    further = {name: _reading(each) for name, each in info.get("further_heads", {}).items()}
+    return {str(info.get("head_name", "")): _reading(info), **further}
 
 
 def _reading(info: Mapping[str, Any]) -> Reading:
