@@ -75,7 +75,12 @@ class History:
             configuration.options_of(config, "strategy", config.strategy)
         )
         own = stages_of(config)
-        found = cls(config, folder, strategy.plan_stream(own), own, strategy, carry_out=carry_out)
+        # With the budget that each has by itself, so that one stage made of all gets the steps of all.
+        budgets = [
+            stage if stage.epochs else stage.model_copy(update={"max_steps": stage.max_steps or config.max_steps})
+            for stage in own
+        ]
+        found = cls(config, folder, strategy.plan_stream(budgets), own, strategy, carry_out=carry_out)
         if config.continue_from:
             found._continue(Path(config.continue_from))
         found.device = pick_device(config.device)

@@ -77,9 +77,17 @@ def test_each_task_alone_sees_as_many_rows_as_in_its_stage() -> None:
         assert all(each.run.stream is None for each in alone)
         return {str(each.task): (each.run.epochs, each.run.max_steps) for each in alone}
 
-    assert budgets(epochs=2) == {"few": (2.0, None), "many": (2.0, None)}  # by their rows: as often as in the stage
+    assert budgets(epochs=2, mixing="proportional") == {
+        "few": (2.0, None),
+        "many": (2.0, None),
+    }  # by their rows: as often as in the stage
+    shares = [100**0.5 / (100**0.5 + 300**0.5), 300**0.5 / (100**0.5 + 300**0.5)]
+    found = budgets(epochs=2, mixing="temperature", temperature=2)
+    assert [found[name][0] for name in rows] == [
+        pytest.approx(2 * s * 400 / n, abs=1e-6) for s, n in zip(shares, rows.values(), strict=True)
+    ]
     assert budgets(epochs=2, mixing="equal") == {"few": (4.0, None), "many": (1.333333, None)}
-    assert budgets(max_steps=40) == {"few": (None, 10), "many": (None, 30)}
+    assert budgets(max_steps=40, mixing="proportional") == {"few": (None, 10), "many": (None, 30)}
     config = settings([{"name": "both", "tasks": tasks}], alone=False, strategies=["none"], baselines=[])
     config.techniques = ["lora"]
     assert {each.kind for each in plan(config, Path("out"), rows)} == {"technique"}
@@ -124,6 +132,20 @@ def test_rows_of_every_stage_are_looked_at_first(tmp_path: Path, models: Path, m
         tunesmith.compare(
             str(tiny_model("bert", models / "bert")), stream={"stages": [TWO[0], wrong]}, output=tmp_path, **SETTINGS
         )
+
+
+def test_joint_has_the_steps_of_all_stages(tmp_path: Path, models: Path) -> None:
+    """`--max-steps` is of each stage, so one stage made of both takes twice as many."""
+    given = {key: value for key, value in SETTINGS.items() if key != "techniques"} | {"max_steps": 2}
+    for strategy in ("none", "joint"):
+        found = tunesmith.train(
+            str(tiny_model("bert", models / "bert")),
+            stream={"stages": TWO},
+            strategy=strategy,
+            output=tmp_path / strategy,
+            **given,
+        )
+        assert found.result["training"]["steps"] == 4
 
 
 # ---- what the seeds say

@@ -165,7 +165,7 @@ def alone(run: RunConfig, stage: Stage, rows: Mapping[str, int]) -> Iterator[tup
                 "output": str(place.parent / file_name(task.name) / place.name),
             }
         )
-        names = {registry.resolve("task", task.task).name, registry.split_name(own.technique)[0], "supervised", "none"}
+        names = {registry.resolve("task", task.task).name, registry.split_name(own.technique)[0], own.objective, "none"}
         own.options = {name: options for name, options in own.options.items() if name in names}
         yield task.name, own
 

@@ -19,6 +19,7 @@ class Joint(Strategy):
                 {
                     "name": "joint",
                     "tasks": [task for stage in stages for task in stage.tasks],
+                    "mixing": "proportional",
                     "epochs": None if all(steps) else stages[0].epochs,
                     "max_steps": sum(n for n in steps if n) if all(steps) else None,
                 }
