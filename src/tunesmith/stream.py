@@ -75,6 +75,12 @@ class StageTask(Options):
             "options": {"task": task, "options": own, "instruction": raw.get("instruction"), **ours},
         }
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One teacher may be named without a list."""
+        return [value] if isinstance(value, str) else value
+
 
 class Stage(Options):
     """One step of training, with one task or several at once."""

@@ -428,7 +428,7 @@ def test_stages_with_teachers_replay_and_several_tasks(tmp_path: Path, models: P
     words = rows_for("token-classification", 24)
     stages = [
         {"name": "both", "tasks": [
-            {"name": "films", "train": toy_rows(24), "eval": toy_rows(8), "teacher": [teacher(models)]},
+            {"name": "films", "train": toy_rows(24), "eval": toy_rows(8), "teacher": teacher(models)},
             {"name": "words", "task": "token-classification", "train": words, "eval": words[:8], "teacher": [teacher(models, task="token-classification")]},
         ]},
         {"name": "more", "train": toy_rows(16), "eval": toy_rows(8), "teacher": []},
