@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,9 +191,13 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     known_parts = {**turn.earlier, **turn.parts}
     places = {name: part.head for name, part in known_parts.items()}
     notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
-    inference = TaskInference.of(
-        {name: [text_of(row, part.task) or "" for row in part.roles.train.table] for name, part in known_parts.items()}, heads.first.tokenizer
-    ) if len(known_parts) > 1 else None  # fmt: skip
+
+    def texts(part: Part) -> Iterator[str]:
+        return (text_of(row, part.task) or "" for row in part.roles.train.table)
+
+    read = {name: texts(part) for name, part in known_parts.items()}
+    several = len(known_parts) > 1
+    inference = TaskInference.of(read, heads.first.tokenizer, model.inference) if several else None
     artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return learned
 

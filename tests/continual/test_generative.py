@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import tunesmith
-from tunesmith.continual.generative_replay import after, common_end, without
+from tunesmith.continual.generative_replay import after, beginnings, common_end, without
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 
@@ -22,6 +23,18 @@ def test_the_mark_between_prompt_and_answer() -> None:
     assert after([5, 9], [9, 8]) == 0 and after([5], []) == 0
     assert without([4, 5, 3, 6], [3]) == ([4, 5], True)
     assert without([4, 5], [3]) == ([4, 5], False)
+
+
+def test_the_beginning_that_a_task_reads(models: Path) -> None:
+    """As many tokens as it reads, whole characters, nothing from nothing."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("bert", models / "bert"))
+    text = "Bộ phim rất hay. " + "good film " * 50
+    (cut, short, nothing) = beginnings([text, "good", ""], tokenizer, 12)
+    assert text.startswith(cut) and short == "good" and nothing == ""
+    assert (
+        tokenizer(cut, add_special_tokens=False)["input_ids"]
+        == tokenizer(text, add_special_tokens=False)["input_ids"][:12]
+    )
 
 
 def stream(place: Path, models: Path, kind: str, task: str, first: Any, second: Any, **options: Any) -> Any:

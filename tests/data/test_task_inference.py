@@ -45,6 +45,18 @@ def test_rows_go_where_their_words_come_from(tmp_path: Path) -> None:
         assert each.infer({"books": rows}, Words()) == ["books"] * 4
 
 
+def test_what_was_counted_is_not_read_again() -> None:
+    """The counts of earlier stages are taken over; with another vocabulary they mean nothing and all is read."""
+    books: dict[str, Any] = {"books": TEXTS["books"]}
+    first = TaskInference.of({"films": TEXTS["films"]}, Words())
+    assert (
+        TaskInference.of({"films": iter(()), **books}, Words(), first).counts == TaskInference.of(TEXTS, Words()).counts
+    )
+    first.size += 1
+    assert TaskInference.of(TEXTS, Words(), first).counts == TaskInference.of(TEXTS, Words()).counts
+    assert not TaskInference.of({"films": iter(()), **books}, Words(), first).counts["films"]
+
+
 def test_the_text_of_a_row() -> None:
     """Every input column, lists and objects included; a stand-in where a column is missing; None where nothing is there."""
     task = SimpleNamespace(

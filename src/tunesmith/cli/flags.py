@@ -97,6 +97,9 @@ def layered(config: str | None, assigned: list[str] | None, flags: dict[str, Any
     from tunesmith import config as configuration
 
     layers = [configuration.read_file(config)] if config else []
+    for key in (word.partition("=")[0].strip() for word in assigned or []):
+        if flags.get("stream") and key.startswith("stream."):
+            raise UserError(f"--set {key} and --stream both say what the stages are; put it into the file of --stream.")
     layers.append(configuration.assignments(assigned or []))
     layers.append({name: value for name, value in flags.items() if value is not None and value is not False})
     return configuration.merge(*layers)

@@ -261,9 +261,12 @@ class GenerativeReplay(Rehearsal):
     def after_stage(self, session: Any) -> None:
         """Train the small model on the texts of this stage and on what it remembered of the earlier ones."""
         texts = []
+        tokenizer = session.heads.first.tokenizer
         for part in session.parts.values():
             if part.task.owns_head:
-                texts += [f"{part.name}: {part.task.text_of(row)}" for row in part.roles.train.table]
+                whole = [part.task.text_of(row) for row in part.roles.train.table]
+                longest = min(part.max_length, self.options.max_tokens)
+                texts += [f"{part.name}: {text}" for text in beginnings(whole, tokenizer, longest)]
         for part, name in ((p, p.name) for p in session.earlier.values() if p.task.owns_head):
             file = Path(session.folder) / "generated" / f"{session.stage}.jsonl"
             lines = (
@@ -300,6 +303,15 @@ def confidence(answer: Any) -> float:
     """The least sure of a row's probabilities: its label's, or those of its words."""
     numbers = [float(n) for n in np.ravel(answer.numbers)]
     return float(answer.shown["score"]) if "score" in answer.shown else min(numbers, default=0.0)
+
+
+def beginnings(texts: Sequence[str], tokenizer: Any, longest: int) -> list[str]:
+    """Each text as far as its first tokens go: what a task reads of it, so that no generator learns what nobody reads."""
+    cut = tokenizer(
+        list(texts), add_special_tokens=False, truncation=True, max_length=longest, return_offsets_mapping=True
+    )
+    ends = [spans[-1][1] if spans else 0 for spans in cut["offset_mapping"]]
+    return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
 
 def common_end(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -44,10 +44,21 @@ class TaskInference:
         self._sum = sum(self._totals.values())
 
     @classmethod
-    def of(cls, texts: Mapping[str, Iterable[str]], tokenizer: Any) -> TaskInference:
-        """From the texts of each task's training rows."""
+    def of(
+        cls, texts: Mapping[str, Iterable[str]], tokenizer: Any, known: TaskInference | None = None
+    ) -> TaskInference:
+        """From the texts of each task's training rows.
+
+        Args:
+            texts: by task; what `known` has counted is not read.
+            tokenizer: the model's.
+            known: counts of earlier stages.
+        """
         counts: dict[str, Counter[int]] = {}
         for name, several in texts.items():
+            if known is not None and name in known.counts and known.size == len(tokenizer):
+                counts[name] = known.counts[name]
+                continue
             counts[name] = Counter()
             listed = list(several)
             for start in range(0, len(listed), BLOCK):
