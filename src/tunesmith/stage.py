@@ -104,12 +104,15 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
     recorder = Recorder(heads.backbone, inside) if inside else None  # all heads stand on one backbone
-    feed, packed = make_feed(model, turn, rows, stand_in, recorder)
-    masters = Masters(heads, dtype, own)
     fresh = configuration.is_new(config.model)
+    usual_epochs = config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
+    planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
+    feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
+    masters = Masters(heads, dtype, own)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
-    epochs = stage.epochs or config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
-    steps = steps or math.ceil(feed.steps_per_epoch * epochs)
+    steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
+    if planned:
+        steps = math.ceil(sum(planned.values()))
     # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
     times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
     every = options.evaluate_every or (math.ceil(steps / times) if times else None)
@@ -256,7 +259,14 @@ def lesson_rows(objective: Any, part: Part) -> int:
     return int(found.features.columns["row"][len(found.features) - 1]) + 1
 
 
-def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any) -> tuple[Any, int]:
+def lengths_of(model: Model, turn: Turn) -> dict[str, int]:
+    """How many features each task of a stage learns from."""
+    return {name: len(lesson_of(model.objective, part).features) for name, part in turn.parts.items()}
+
+
+def make_feed(
+    model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any, planned: Mapping[str, float] | None
+) -> tuple[Any, int]:
     """What every step is made of, and into how many packed sequences the rows went (0: none).
 
     Args:
@@ -265,9 +275,10 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any)
         rows: features of the frozen backbone in place of the encoded rows, if there are any.
         stand_in: what serves them.
         recorder: of what the objective wants beside logits, if it wants anything.
+        planned: how often each task is drawn, if the strategy says so.
     """
     from tunesmith.seeding import derive
-    from tunesmith.training.feed import Feed, MixedFeed, mixing_shares, packing_works
+    from tunesmith.training.feed import Feed, MixedFeed, packing_works
 
     config, options, stage = model.config, model.config.training, turn.stage
     feeds: dict[str, Feed] = {}
@@ -290,8 +301,8 @@ def make_feed(model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any)
     if not several:
         feed = next(iter(feeds.values()))
         return feed, len(feed.bins or ())
-    counts = {name: len(lesson_of(model.objective, part).features) for name, part in turn.parts.items()}
-    shares = mixing_shares(counts, stage.mixing, stage.temperature)
+    counts = lengths_of(model, turn)
+    shares = planned or stage.shares(counts)
     weights = {name: part.spec.weight for name, part in turn.parts.items()}
     return MixedFeed(feeds, shares, weights, sum(counts.values())), 0
 

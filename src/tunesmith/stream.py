@@ -21,7 +21,7 @@ own (`own`). `auto` shares where the task is the same and every label is known, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -112,6 +112,16 @@ class Stage(Options):
             rest = {k: v for k, v in raw.items() if k != "form"}
             return {**rest, "tasks": [{"form": raw["form"], **task} for task in raw["tasks"]]}
         return raw
+
+    def shares(self, rows: Mapping[str, int]) -> dict[str, float]:
+        """How much of every step each task gets, in sum 1: n, 1 or n^(1/T) of its rows n (Raffel et al. 2020, section 3.5.2).
+
+        Args:
+            rows: training rows by task; those of other stages do not count.
+        """
+        power = {"proportional": 1.0, "equal": 0.0, "temperature": 1.0 / self.temperature}[self.mixing]
+        found = {task.name: float(rows[task.name]) ** power for task in self.tasks}
+        return {name: share / sum(found.values()) for name, share in found.items()}
 
 
 class StreamOptions(Options):

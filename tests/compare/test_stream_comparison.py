@@ -11,10 +11,11 @@ from fake_stream import STAGES, stream_comparison
 
 import tunesmith
 from tunesmith import config as configuration
-from tunesmith import processes
+from tunesmith import processes, registry
 from tunesmith.compare import streams
 from tunesmith.compare.planning import default_baselines, default_strategies, default_techniques, plan
 from tunesmith.config import CompareConfig
+from tunesmith.stream import Stage
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import loop
@@ -146,6 +147,25 @@ def test_joint_has_the_steps_of_all_stages(tmp_path: Path, models: Path) -> None
             **given,
         )
         assert found.result["training"]["steps"] == 4
+
+
+def test_joint_sees_every_row_as_often_as_the_stream_does() -> None:
+    """A stage of 100 rows for 8 epochs has as many steps in the mixture as it has alone, and tasks within a stage their share of it."""
+    tasks = [{"name": "b", "train": "b.csv"}, {"name": "c", "train": "c.csv"}]
+    stages = [
+        Stage.model_validate({"name": "a", "tasks": [{"name": "a", "train": "a.csv"}], "epochs": 8}),
+        Stage.model_validate({"name": "both", "tasks": tasks, "mixing": "equal"}),
+        Stage.model_validate({"name": "d", "tasks": [{"name": "d", "train": "d.csv"}], "max_steps": 7}),
+    ]
+    strategy = registry.load("strategy", "joint")(None)
+    (joint,) = strategy.plan_stream(stages)
+    assert [task.name for task in joint.tasks] == ["a", "b", "c", "d"]
+    assert strategy.steps_by_task({"a": 100, "b": 300, "c": 20, "d": 1000}, 2.0, 10) == {
+        "a": 80,
+        "b": 32,
+        "c": 32,
+        "d": 7,
+    }
 
 
 # ---- what the seeds say

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.training.feed import MixedFeed, mixing_shares
+from tunesmith.stream import Stage
+from tunesmith.training.feed import MixedFeed
 from tunesmith.training.precision import Masters
 from tunesmith.training.weighting import PCGrad, Uncertainty
 
@@ -60,7 +61,10 @@ def test_the_noise_of_a_task_settles_where_its_loss_says() -> None:
     [("proportional", 1.0, 100.0), ("equal", 1.0, 1.0), ("temperature", 2.0, 10.0), ("temperature", 1.0, 100.0)],
 )
 def test_shares(mixing: str, temperature: float, wanted: float) -> None:
-    shares = mixing_shares({"small": 100, "large": 10_000}, mixing, temperature)
+    tasks = [{"name": name, "train": "x.csv"} for name in ("small", "large")]
+    stage = Stage.model_validate({"tasks": tasks, "mixing": mixing, "temperature": temperature})
+    shares = stage.shares({"small": 100, "large": 10_000, "of another stage": 5})
+    assert sum(shares.values()) == pytest.approx(1)
     assert shares["large"] / shares["small"] == pytest.approx(wanted)
 
 

@@ -147,13 +147,10 @@ def alone(run: RunConfig, stage: Stage, rows: Mapping[str, int]) -> Iterator[tup
     A task with the share s of the steps of a stage with N rows is trained alone for s max_steps steps, or, by epochs, for s N / n times the
     epochs over its own n rows: with proportional mixing, where s = n / N, just as many.
     """
-    from tunesmith.training.feed import mixing_shares
-
     counts = {task.name: rows.get(task.name, 1) for task in stage.tasks}
-    shares = mixing_shares(counts, stage.mixing, stage.temperature)
-    total = sum(shares.values())
+    shares = stage.shares(counts)
     for task in stage.tasks:
-        share = shares[task.name] / total
+        share = shares[task.name]
         steps = stage.max_steps or (None if stage.epochs else run.max_steps)
         more = share * sum(counts.values()) / counts[task.name]
         place = Path(str(run.output))

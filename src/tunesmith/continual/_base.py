@@ -35,6 +35,16 @@ class Strategy:
         """The stages as they are trained (`joint` makes one of all)."""
         return list(stages)
 
+    def steps_by_task(self, rows: Mapping[str, int], epochs: float, batch_size: int) -> Mapping[str, float] | None:
+        """How many steps' worth of each task's rows the coming stage draws, where its mixing and length do not say.
+
+        Args:
+            rows: what each task of the stage learns from, by name.
+            epochs: passes over the rows, where the stream does not say.
+            batch_size: rows in a step.
+        """
+        return None
+
     def objection(self, task: Any, kind: str) -> str | None:
         """Why it cannot keep stages of a task, if it cannot.
 

@@ -234,15 +234,3 @@ class MixedFeed:
                     each.part, each.weight = name, self.weights[name] * count / self.slots
                     found.append(each)
             yield found
-
-
-def mixing_shares(rows: Mapping[str, int], mixing: str, temperature: float) -> dict[str, float]:
-    """How much of every step each task gets.
-
-    Args:
-        rows: training rows of each task.
-        mixing: `proportional` n, `equal` 1, or `temperature` n^(1/T) (Raffel et al. 2020, section 3.5.2).
-        temperature: T.
-    """
-    power = {"proportional": 1.0, "equal": 0.0, "temperature": 1.0 / temperature}[mixing]
-    return {name: float(count) ** power for name, count in rows.items()}
