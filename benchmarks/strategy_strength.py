@@ -3,7 +3,7 @@
     python benchmarks/strategy_strength.py                       EWC, SI, L2-SP and LwF on both streams: hours on two cores
     python benchmarks/strategy_strength.py --only tasks --strategies ewc --grid 0.1,1,10 --seeds 0
 
-The last tenth of every stage's training rows is held out as validation rows. Each strength of the grid learns the stream on the rest
+The last fifth of every stage's training rows is held out as validation rows. Each strength of the grid learns the stream on the rest
 with one seed and is scored on the validation rows; the best one, the default and `none` then learn it with all seeds and are
 scored on the eval rows, which nothing was chosen on. Finished runs are kept.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def split(name: str, folder: Path) -> dict[str, Path]:
             task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
             roles = load_roles(for_task(config, spec), task)
             rows = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in roles.train.table]
-            kept = len(rows) - len(rows) // 10
+            kept = len(rows) - len(rows) // 5
             parts = {"train": rows[:kept], "validation": rows[kept:]}
             parts["eval"] = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in roles.eval.table]
             files[spec.name] = {}
@@ -70,6 +71,7 @@ def run(stream: Path, strategy: str, strength: float | None, seed: int, args: ar
             sys.executable, "-m", "tunesmith", "train", "--model", "asset:bert-tiny", "--stream", str(stream), "--strategy", strategy,
             "--technique", args.technique, "--seed", str(seed), "--output", str(place), "--overwrite", "--quiet",
         ]  # fmt: skip
+        words += shlex.split(args.more)
         if strength is not None:
             words += ["--set", f"{STRENGTHS[strategy]}.strength={strength}"]
         subprocess.run(words, check=True)
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--grid", default="0.01,0.1,1,10,100")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--technique", default="full")
+    parser.add_argument("--more", default="", help="further words of the command line")
     parser.add_argument("--folder", type=Path, default=Path("runs/strength"))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "strategy_strength.json")
     args = parser.parse_args()
@@ -115,7 +118,7 @@ def main() -> None:
     from tunesmith.evaluation import cost
 
     content = {
-        "what": f"{args.technique} on bert-tiny; strengths chosen on validation rows with seed {seeds[0]}", "seeds": seeds,
+        "what": f"{args.technique} on bert-tiny {args.more}; strengths chosen on validation rows with seed {seeds[0]}", "seeds": seeds,
         "versions": cost.versions(), "hardware": cost.hardware(), "rows": rows,
     }  # fmt: skip
     args.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -45,7 +45,9 @@ class TrainingOptions(Options):
         None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
     )
     length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute activations in the backward pass (default: of a quantised model that can)"
+    )
     dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
     evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
     evaluations: int | None = Field(None, ge=1, description="evaluate this many times, evenly spread, instead")
@@ -313,6 +315,11 @@ def _new_models(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in named
         if is_new(name) and name.removeprefix(NEW) not in NEW_MODELS
     ]
+    random = next((name for name in named if is_new(name)), None)
+    if random and settings.get("quantization") not in (None, "none"):
+        found.append(
+            ("quantization", f"is for pretrained weights, and `{random}` starts from random weights; use none.")
+        )
     given = settings.get("new")
     try:
         changed = isinstance(given, Mapping) and NewModelOptions.model_validate(given) != NewModelOptions()  # type: ignore[call-arg]

@@ -200,7 +200,7 @@ def _head(model: Model, part: Part) -> None:
     def load() -> Any:
         loaded = load_model(
             model.source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code,
-            load_options=quantization_options(config, model.technique),
+            quantization=quantization_of(config, model.technique),
         )  # fmt: skip
         loaded.model.to(model.device)
         return loaded
@@ -285,9 +285,7 @@ def say_what_is_odd(config: RunConfig, parts: Mapping[str, Part], technique: Any
             )
 
 
-def quantization_options(config: RunConfig, technique: Any) -> dict[str, Any]:
-    """Further loading options; quantised backbones are not there yet."""
-    wanted = technique.load_options().get("quantization", config.quantization)
-    if wanted != "none":
-        raise UserError(f"quantization={wanted} is not available in this version; use none.")
-    return {}
+def quantization_of(config: RunConfig, technique: Any) -> str:
+    """How the backbone is stored: what the user says, or else what the technique stands for."""
+    wanted = str(technique.load_options().get("quantization", "none"))
+    return wanted if config.quantization == "none" else config.quantization

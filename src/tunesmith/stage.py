@@ -209,6 +209,7 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     """Attach the technique if this is the first stage; returns the parameters of heads that rest in this one."""
     from tunesmith import seeding
     from tunesmith.models.load import dropout_to
+    from tunesmith.models.quantization import is_quantized
 
     config, technique, heads = model.config, model.technique, model.heads
     if config.training.dropout is not None and not model.attached:
@@ -223,7 +224,11 @@ def attach(model: Model, turn: Turn) -> list[Any]:
             if loaded is not heads.first:
                 technique.join(loaded.backbone)
         model.attached = True
-    if config.training.gradient_checkpointing:
+    wanted = config.training.gradient_checkpointing
+    if wanted is None:
+        able = all(getattr(each.model, "supports_gradient_checkpointing", False) for each in heads.loaded.values())
+        wanted = able and is_quantized(heads.model)
+    if wanted:
         for loaded in heads.loaded.values():
             enable = getattr(
                 loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable

@@ -8,10 +8,14 @@ from typing import Any
 PEFT = """from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
-base = {auto}.from_pretrained("{base}", num_labels={labels})
+base = {auto}.from_pretrained("{base}", num_labels={labels}{more})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 
+QUANTIZED = {
+    "nf4": ", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True)",
+    "int8": ", quantization_config=BitsAndBytesConfig(load_in_8bit=True)",
+}
 PIPELINE = """from transformers import pipeline
 
 classify = pipeline("{task}", model="path/to/this/folder")
@@ -51,7 +55,10 @@ def card(info: dict[str, Any]) -> str:
     auto = "AutoModelForSequenceClassification"
     labels = 1 if state.get("problem") == "regression" else len(state.get("labels", []))
     if info["format"] == "peft":
-        snippet = PEFT.format(auto=auto, base=base["path"], labels=labels)
+        kind = info.get("quantization", "none")
+        snippet = PEFT.format(auto=auto, base=base["path"], labels=labels, more=QUANTIZED.get(kind, ""))
+        if kind != "none":
+            snippet = snippet.replace("Tokenizer\n", "Tokenizer, BitsAndBytesConfig\n", 1)
     elif info["format"] == "model":
         snippet = PIPELINE.format(task=info["task"])
     else:
@@ -73,6 +80,11 @@ def card(info: dict[str, Any]) -> str:
         "",
         f"- base model: `{base['name']}` (sha256 of its weights `{base['sha256'] or 'not recorded'}`)",
         f"- trained in {info.get('dtype', 'float32')}; stored and measured in float32",
+        *(
+            [f"- the base's linear layers are stored in {info['quantization']}"]
+            if info.get("quantization", "none") != "none"
+            else []
+        ),
         f"- inputs are cut to {info['max_length']} tokens",
     ]
     if state.get("labels"):

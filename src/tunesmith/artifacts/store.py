@@ -33,6 +33,7 @@ from tunesmith.cache import store
 from tunesmith.config import RunConfig
 from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import ArtifactError, SaveError
+from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
 from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate, positions
@@ -132,6 +133,7 @@ def save(
             },
             "max_length": first[1].max_length,
             "trust_remote_code": config.trust_remote_code,
+            "quantization": quantized.kind_of(loaded.model),
             "seed": config.seed,
             **notes,
         }
@@ -203,8 +205,13 @@ def check_files(folder: Path, info: dict[str, Any]) -> None:
             )
 
 
-def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Opened:
+def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False) -> Opened:
     """Open an artifact: base model, technique, head, tokenizer, task.
+
+    Args:
+        path: its folder.
+        dtype: of what is not quantised.
+        dequantize: store a quantised base as floating point, so that something can be folded into it.
 
     Raises:
         ArtifactError: it is damaged, or its base model changed.
@@ -225,7 +232,12 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Op
     tokenizer = load_tokenizer(own, trust_remote_code=trust)
 
     def opened(task: Task) -> Loaded:
-        return load_model(source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed)
+        loaded = load_model(
+            source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none")
+        )  # fmt: skip
+        if dequantize:
+            quantized.dequantize(loaded.model)
+        return loaded
 
     loaded = opened(readings[first].task)
     if whole:

@@ -243,7 +243,7 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", ba
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
     opened = open_artifact(folder)
     if kinds[dtype] != torch.float32:
-        for parameter in opened.heads.parameters():
+        for parameter in (p for p in opened.heads.parameters() if p.is_floating_point()):
             parameter.data = parameter.data.to(kinds[dtype])
     return Artifact(opened, pick_device(device), batch_size)
 

@@ -27,7 +27,7 @@ from tunesmith.continual._rehearsal import Rehearsal, encoded
 from tunesmith.errors import TechniqueError
 from tunesmith.seeding import derive
 
-BATCH = 16  # rows written at a time
+BATCH = 64  # rows written at a time
 VOCABULARY = 2000  # tokens of the small language model: it has few texts to learn from
 
 

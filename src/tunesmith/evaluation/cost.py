@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tunesmith.models.quantization import count
+
 LIBRARIES = (
     "tunesmith",
     "torch",
@@ -42,9 +44,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def parameters(model: Any) -> tuple[int, int]:
-    """(learning, all) parameters; a shared tensor counts once."""
+    """(learning, all) parameters; a shared tensor counts once, a quantised weight as the one that it stands for."""
     unique = {id(p): p for p in model.parameters()}.values()
-    return sum(p.numel() for p in unique if p.requires_grad), sum(p.numel() for p in unique)
+    return sum(p.numel() for p in unique if p.requires_grad), sum(count(p) for p in unique)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -135,6 +135,14 @@ class Heads:
         for _, parameter in self.named_parameters():
             yield parameter
 
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module once."""
+        seen: set[int] = set()
+        for module in (module for loaded in self.loaded.values() for module in loaded.model.modules()):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+
     def further(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that the first model does not have."""
         for name, parameter in self.named_parameters():

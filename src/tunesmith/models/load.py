@@ -17,6 +17,7 @@ from tunesmith.cache import store
 from tunesmith.config import is_new
 from tunesmith.console import say
 from tunesmith.errors import ConfigError, ModelError, nearest
+from tunesmith.models import quantization as quantized
 from tunesmith.models.backbone import Backbone
 from tunesmith.seeding import derive
 
@@ -209,7 +210,7 @@ def load_model(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
-    load_options: dict[str, Any] | None = None,
+    quantization: str = "none",
 ) -> Loaded:
     """Open a model under a task's head.
 
@@ -223,7 +224,7 @@ def load_model(
         seed: for the head's first values.
         dtype: of the weights.
         trust_remote_code: run code from the model's folder.
-        load_options: further `from_pretrained` arguments (quantization).
+        quantization: how the backbone's weights are stored: `none`, `nf4` or `int8`.
     """
     import transformers
 
@@ -240,7 +241,9 @@ def load_model(
             setattr(config, key, value)
             if inner is not None and key == "pad_token_id":
                 setattr(inner, key, value)
-        model, info = model_class(head.model_class(config), config).from_pretrained(
+        cls = model_class(head.model_class(config), config)
+        seen = {"reads": head.reads, "tokenizer": tokenizer, "owns_head": head.owns_head}
+        model, info = cls.from_pretrained(
             source.path,
             config=config,
             dtype=dtype,
@@ -248,7 +251,7 @@ def load_model(
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # a head of another size is drawn anew
-            **(load_options or {}),
+            **quantized.load_options(quantization, cls, config, **seen),
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise _unusable(source, "model", error) from error
@@ -257,8 +260,9 @@ def load_model(
         transformers.logging.set_verbosity(quiet)
     # Names the checkpoint lacks, and those it has in another shape.
     new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
+    quantized.take_over(model)
     model.eval()
-    backbone = Backbone(model, reads=head.reads, fresh=frozenset(new), tokenizer=tokenizer, owns_head=head.owns_head)
+    backbone = Backbone(model, fresh=frozenset(new), **seen)
     head.bind(model, tokenizer, backbone.kind)
     return Loaded(model, tokenizer, backbone, source)
 

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tunesmith.config import Options as BaseOptions
+from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
+from tunesmith.models.quantization import is_quantized
 from tunesmith.techniques._base import Technique
 
 
@@ -31,7 +33,16 @@ class Full(Technique):
     saves: ClassVar[Literal["state", "peft", "model"]] = "model"
 
     def attach(self, backbone: Backbone) -> None:
-        """Unfreeze everything."""
+        """Unfreeze everything.
+
+        Raises:
+            TechniqueError: the weights are stored in few bits, in which no step can be taken.
+        """
+        if is_quantized(backbone.model):
+            raise TechniqueError(
+                "full changes the weights themselves, and quantised ones cannot take small steps; use --technique qlora or another that adds "
+                "to a frozen backbone, or --quantization none."
+            )
         for parameter in backbone.model.parameters():
             parameter.requires_grad_(True)
 

@@ -38,6 +38,7 @@ class Bench:
         options: Mapping[str, Any] | None = None,
         seed: int = 0,
         task: str = "text-classification",
+        quantization: str = "none",
     ) -> None:
         from datasets import Dataset
 
@@ -47,11 +48,13 @@ class Bench:
         table = Dataset.from_list(rows_for(task))
         self.task.fit(Rows(table, "toy", "toy"))
         self.source = locate(str(tiny_model(kind, folder / kind)))
-        self.loaded = self.open(seed)
         technique_class = registry.load("technique", name)
         self.technique = technique_class(
             technique_class.Options.model_validate(dict(options or {})), registry.split_name(name)[1]
         )
+        wanted = self.technique.load_options().get("quantization", "none")
+        self.quantization = wanted if quantization == "none" else quantization
+        self.loaded = self.open(seed)
         records = [dict(row) for row in table]
         encoded = [
             {**feature, "row": row}
@@ -64,7 +67,7 @@ class Bench:
     def open(self, seed: int = 0) -> Loaded:
         """A fresh model under the task's head."""
         tokenizer = load_tokenizer(self.source)
-        return load_model(self.source, tokenizer, self.task, seed=seed)
+        return load_model(self.source, tokenizer, self.task, seed=seed, quantization=self.quantization)
 
     def reopen(self, folder: Path) -> None:
         """Open another model folder in place of this one."""
@@ -107,7 +110,9 @@ def logits_of(outputs: Any) -> torch.Tensor:
     return outputs.logits.float().clone()
 
 
-def check_technique(name: str, kind: str, folder: Path, options: Mapping[str, Any] | None = None) -> None:
+def check_technique(
+    name: str, kind: str, folder: Path, options: Mapping[str, Any] | None = None, quantization: str = "none"
+) -> None:
     """Run the battery; raises AssertionError with what failed.
 
     Args:
@@ -115,12 +120,13 @@ def check_technique(name: str, kind: str, folder: Path, options: Mapping[str, An
         kind: architecture, one of `tunesmith.testing.KINDS`.
         folder: where tiny models are kept.
         options: non-default options to attach with.
+        quantization: how the backbone is stored.
 
     Raises:
         TechniqueError: the technique refuses this model (with its reason).
     """
     check_options(name)
-    bench = Bench(kind, folder, name, options)
+    bench = Bench(kind, folder, name, options, quantization=quantization)
     untouched = bench.logits()
     bench.attach()
     check_start(bench, untouched)
@@ -225,7 +231,9 @@ def check_saved(bench: Bench, kind: str, folder: Path, options: Mapping[str, Any
     with tempfile.TemporaryDirectory() as place:
         saved = Path(place)
         bench.technique.export(bench.loaded.backbone, saved, bench.source.path)
-        again = Bench(kind, folder, bench.name, options, seed=7)  # another head: the saved one must replace it
+        again = Bench(
+            kind, folder, bench.name, options, seed=7, quantization=bench.quantization
+        )  # another head: the saved one must replace it
         if bench.technique.saves == "model":
             bench.loaded.tokenizer.save_pretrained(saved)
             again.reopen(saved)

@@ -84,6 +84,12 @@ class Masters:
             for parameter in (*model.parameters(), *own.values()):
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
+            for module in model.modules():
+                if (
+                    type(module).__name__ == "BufferDict"
+                ):  # peft's frozen random matrices (VeRA), which meet what learns
+                    for key, buffer in module.items():
+                        module[key] = buffer.to(dtype)
         else:
             self.tensors = dict(self.parameters)
 
