@@ -88,6 +88,8 @@ class PeftTechnique(Technique):
     """Attach, save and load through peft; subclasses say which configuration."""
 
     saves: ClassVar[Literal["state", "peft", "model"]] = "peft"
+    given: Any = None
+    """A peft configuration to use as it stands, in place of the one that the options make (an adapter made elsewhere)."""
 
     @abstractmethod
     def peft_config(self, backbone: Backbone) -> Any:
@@ -97,7 +99,7 @@ class PeftTechnique(Technique):
         """Inject, then freeze everything but the adapter and the head."""
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-        self.config = self.peft_config(backbone)
+        self.config = self.peft_config(backbone) if self.given is None else self.given
         try:
             self.tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[self.config.peft_type](
                 backbone.model, self.config, adapter_name=ADAPTER
