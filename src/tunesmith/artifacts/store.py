@@ -31,7 +31,6 @@ from tunesmith import registry
 from tunesmith.artifacts.card import card
 from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
-from tunesmith.config import RunConfig
 from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import ArtifactError, SaveError
 from tunesmith.models import quantization as quantized
@@ -82,7 +81,7 @@ def save(
     heads: Heads,
     readings: Mapping[str, Reading],
     technique: Technique,
-    config: RunConfig,
+    config: Origin,
     notes: dict[str, Any],
     inference: TaskInference | None = None,
 ) -> Path:
@@ -211,6 +210,18 @@ def check_files(folder: Path, info: dict[str, Any]) -> None:
             raise ArtifactError(
                 f"`{path}` is damaged (its sha256 is not what was saved); restore it from a copy or train again."
             )
+
+
+class Origin(Protocol):
+    """What is needed of a run's configuration."""
+
+    @property
+    def seed(self) -> int:
+        """What made the run repeatable."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code of the model folder was run."""
 
 
 class Base(Protocol):
