@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith import processes
+from tunesmith.artifacts.probes import answers
 from tunesmith.artifacts.store import read_info
 from tunesmith.artifacts.use import load
 from tunesmith.config import RunConfig, build, read_file
@@ -72,6 +73,66 @@ def verify_run(folder: Path) -> dict[str, Any]:
     return {"rows": rows, "largest_difference": largest}
 
 
+def verify(artifact: str | Path) -> dict[str, Any]:
+    """Everything that can be checked of an artifact: hashes of its files and base, and, beside its run, every score.
+
+    Args:
+        artifact: its folder, or that of a finished run.
+
+    Returns:
+        `files` (how many hashes were compared), and of a run `rows`, `largest_difference` and `metrics`.
+
+    Raises:
+        VerificationError: a prediction, score or metric is not what the run measured.
+        ArtifactError: a file is missing or damaged, or the base is another.
+    """
+    info = read_info(Path(artifact))
+    folder = Path(info["folder"])
+    found: dict[str, Any] = {"artifact": str(folder), "files": len(info["files"])}
+    run = folder.parent
+    if folder.name != "artifact" or not (run / "result.json").is_file():
+        again = processes.call("tunesmith.artifacts.verify:reopen", {"artifact": str(folder)})
+        return {**found, "base_sha256": again["base_sha256"], "rows": None, "largest_difference": None, "metrics": None}
+    tasks = tasks_of(run)
+    asked = [{"file": each.file, "spec": each.spec.model_dump(mode="json"), "head": each.head} for each in tasks]
+    again = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(run), "tasks": asked, "all": True})
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    hashes, measured = result["provenance"]["data_sha256"], result["metrics"]["after"]
+    rows, largest, metrics = 0, 0.0, {}
+    for each, scored in zip(tasks, again["tasks"], strict=True):
+        name = each.spec.name if each.file else ""
+        wanted = (hashes[name] if name else hashes).get("eval")
+        if scored["sha256"] != wanted:
+            raise VerificationError(
+                f"the eval rows of `{each.spec.eval or each.spec.train}` are not those that the run measured (sha256 {str(wanted)[:12]}..., now "
+                f"{scored['sha256'][:12]}...); restore them to verify the scores."
+            )
+        rows += int(scored["rows"])
+        largest = max(largest, compare(run, each.file, scored))
+        for metric, value in scored["metrics"].items():
+            key = f"{name}/{metric}" if name else metric
+            before = measured.get(key)
+            if before is not None and abs(before - value) > BOUND * max(1.0, abs(before)):
+                raise VerificationError(
+                    f"`{run}` measured {key} {before:.6g}, and the artifact scores {value:.6g}; train again or restore it."
+                )
+            metrics[key] = value
+    return {
+        **found,
+        "base_sha256": info["base_model"]["sha256"],
+        "rows": rows,
+        "largest_difference": largest,
+        "metrics": metrics,
+    }
+
+
+def reopen(payload: dict[str, Any]) -> dict[str, Any]:
+    """In the fresh process: open the artifact, which compares every hash, and answer something."""
+    artifact = load(payload["artifact"], device="cpu")
+    answers(artifact.model, artifact.tokenizer)
+    return {"base_sha256": artifact.opened.info["base_model"]["sha256"]}
+
+
 def compare(folder: Path, file: str, found: Mapping[str, Any]) -> float:
     """The largest difference of a score between a run's predictions and those made anew.
 
@@ -111,11 +172,14 @@ def rescore(payload: dict[str, Any]) -> dict[str, Any]:
     for asked in payload["tasks"]:
         artifact.choose(asked["head"])
         roles = load_roles(for_task(config, StageTask.model_validate(asked["spec"])), artifact.task)
-        rows = roles.eval.select(range(min(artifact.task.verify_rows, len(roles.eval))), "verify")
+        count = len(roles.eval) if payload.get("all") else min(artifact.task.verify_rows, len(roles.eval))
+        rows = roles.eval.select(range(count), "verify")
         scored = artifact.score(rows, title="verify")
         found.append({
             "rows": len(rows),
             "predictions": [answer.shown["prediction"] for answer in scored.answers],
             "raw": [list(answer.numbers) for answer in scored.answers],
+            "metrics": scored.metrics,
+            "sha256": roles.sha256()["eval"],
         })  # fmt: skip
     return {"tasks": found}

@@ -1,4 +1,4 @@
-"""evaluate, predict, merge."""
+"""evaluate, predict, merge, verify, export."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def add(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
     app.command("predict")(predict)
     app.command("merge")(merge)
+    app.command("verify")(verify)
+    app.command("export")(export)
 
 
 def evaluate(
@@ -148,3 +150,56 @@ def merge(
         say(
             f"Merged ({found['method']}): {found['output']}; the largest logit moved by {found['drift']:.1e} of its size."
         )
+
+
+def verify(artifact: Folder, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False) -> None:
+    """Open an artifact in a fresh process, compare every hash, score the run's eval rows again: tunesmith verify runs/lora."""
+    f.talk(verbose, quiet)
+    from tunesmith.artifacts.verify import verify as run
+    from tunesmith.console import quiet_libraries, say
+
+    quiet_libraries()
+    found = run(artifact)
+    if json:
+        f.emit({**found, "status": "verified"})
+        return
+    say(f"{found['artifact']}: {found['files']} files are what was saved, and so is the base.")
+    if found["rows"] is None:
+        say("No result.json stands beside it, so there are no scores to compare.")
+    else:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items())
+        say(
+            f"{found['rows']:,} eval rows score as measured (largest difference {found['largest_difference']:.1e}): {scores}"
+        )
+
+
+def export(
+    artifact: Folder,
+    to: Annotated[str, typer.Option(help="peft, merged or onnx")],
+    output: Annotated[str, typer.Option("--output", "-o", help="folder to write")],
+    bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
+    """Write an artifact for other programs, open it there, and compare.
+
+    Examples:
+      tunesmith export runs/lora --to peft --output adapter      peft, vLLM
+      tunesmith export runs/lora --to merged --output model      transformers pipelines
+      tunesmith export runs/lora --to onnx --output onnx         onnxruntime: encoders and heads
+    """
+    f.talk(verbose, quiet)
+    from tunesmith.artifacts.export import export as run
+    from tunesmith.console import quiet_libraries, say
+
+    quiet_libraries()
+    found = run(artifact, to, output, bound=bound, overwrite=overwrite)
+    if json:
+        f.emit(found)
+        return
+    rows = f", {found['rows']} eval rows score as measured" if found["rows"] else ""
+    say(
+        f"Exported for {found['opened_with']}: {found['output']} (the largest logit moved by {found['drift']:.1e} of its size{rows})."
+    )

@@ -49,7 +49,7 @@ def load_options(kind: str, cls: Any, config: Any, **seen: Any) -> dict[str, Any
     from transformers import BitsAndBytesConfig
 
     with torch.device("meta"):
-        shape = cls.from_config(config)
+        shape: Any = (getattr(cls, "from_config", None) or cls._from_config)(config)
     blocks = Backbone(shape, **seen).linears()
     others = [name for name, module in shape.named_modules() if is_linear(module) and name not in blocks]
     # Names, not patterns: an end of a name alone would also match inside the blocks.
