@@ -23,13 +23,23 @@ _PUBLIC = {
     "compare": "tunesmith.compare",
     "load": "tunesmith.artifacts.use",
     "Artifact": "tunesmith.artifacts.use",
+    "AdapterBank": "tunesmith.artifacts.switch",
+    "merge": "tunesmith.artifacts.merge",
+    "export": "tunesmith.artifacts.export",
+    "verify": "tunesmith.artifacts.verify",
     "TunesmithError": "tunesmith.errors",
     "UserError": "tunesmith.errors",
 }
-__all__ = ["Artifact", "RunResult", "TunesmithError", "UserError", "compare", "load", "resume", "train"]
+__all__ = [
+    "AdapterBank", "Artifact", "RunResult", "TunesmithError", "UserError", "compare", "export", "load", "merge", "resume", "train", "verify",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from tunesmith.artifacts.export import export
+    from tunesmith.artifacts.merge import merge
+    from tunesmith.artifacts.switch import AdapterBank
     from tunesmith.artifacts.use import Artifact, load
+    from tunesmith.artifacts.verify import verify
     from tunesmith.compare import compare
     from tunesmith.errors import TunesmithError, UserError
     from tunesmith.run import RunResult, resume, train

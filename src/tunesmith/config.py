@@ -85,6 +85,10 @@ class RunConfig(Options):
     )
     strategy: str = Field("none", description="how earlier stages are kept")
     continue_from: str | None = Field(None, description="a finished run whose stages come before these")
+    init_adapter: str | None = Field(
+        None,
+        description="an artifact or peft folder whose adapter is trained further (its head too, if it answers the same)",
+    )
     retain: RetainOptions | None = Field(
         None, description="what must not be forgotten, measured before and after: a text, a data set, or default"
     )

@@ -58,7 +58,8 @@ class Part:
 class Model:
     """The model of a run between stages: heads on one backbone, what reads through each, the technique once it is attached.
 
-    `roles` are the rows of tasks that were read already, by name: the same for every model of a run.
+    `roles` are the rows of tasks that were read already, by name: the same for every model of a run. `start` is the adapter that training
+    begins with, if one is given (`artifacts.begin`).
     """
 
     config: RunConfig
@@ -71,6 +72,7 @@ class Model:
     attached: bool = False
     roles: dict[str, Any] = field(default_factory=dict)
     inference: TaskInference | None = None
+    start: Any = None
 
     def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
         """A task's rows in their roles, read once."""
@@ -106,9 +108,13 @@ class Model:
 def open_model(config: RunConfig, folder: Path) -> Model:
     """A run's model before its first stage: nothing is loaded yet, because the first task decides on the class."""
     from tunesmith import registry
+    from tunesmith.artifacts.begin import begun
     from tunesmith.techniques._base import create
     from tunesmith.training.precision import pick_device
 
+    if config.init_adapter is not None:
+        technique, start = begun(config)
+        return Model(config, folder, pick_device(config.device), technique, start=start)
     technique = create(config.technique, config.options.get(registry.resolve("technique", config.technique).name))
     return Model(config, folder, pick_device(config.device), technique)
 

@@ -146,7 +146,7 @@ def resolved(config: RunConfig) -> RunConfig:
     """A copy with the absolute paths of local files."""
     plain = config.model_copy(deep=True)
     places: list[tuple[Any, str]] = [
-        (plain, name) for name in ("model", "train", "validation", "eval", "output", "continue_from")
+        (plain, name) for name in ("model", "train", "validation", "eval", "output", "continue_from", "init_adapter")
     ]
     places += [(plain.retain, "data")] if plain.retain else []
     tasks = [task for stage in plain.stream.stages for task in stage.tasks] if plain.stream else []

@@ -193,6 +193,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     turn.keep(session, learned)
     known_parts = {**turn.earlier, **turn.parts}
     places = {name: part.head for name, part in known_parts.items()}
+    if getattr(technique, "given", None) is not None:
+        notes["as_saved"] = True
     notes = {**notes, "stages": [*stage_names(turn.earlier), stage.name], "parts": places}
 
     def texts(part: Part) -> Iterator[str]:
@@ -220,6 +222,8 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     if not model.attached:
         seeding.seed_everything(seeding.derive(config.seed, "attach"))
         technique.attach(heads.backbone)
+        if model.start is not None:
+            model.start.fill(technique, heads.first, next(iter(turn.parts.values())).task)
         for loaded in heads.loaded.values():
             if loaded is not heads.first:
                 technique.join(loaded.backbone)

@@ -72,6 +72,10 @@ def test_a_classifier_answers_as_in_peft(name: str, tmp_path: Path) -> None:
     assert probes.drift(found, wanted) < 1e-6
     rows = [{"text": row["text"]} for row in toy_rows(4)]
     assert {row["prediction"] for row in tunesmith.load(tmp_path / "adapter", device="cpu").predict(rows)} <= {0, 1, 2}
+    named = tunesmith.load(tmp_path / "adapter", device="cpu", labels=["a", "b", "c"])
+    assert {row["prediction"] for row in named.predict(rows)} <= {"a", "b", "c"}
+    with pytest.raises(UserError, match="3 labels apart, and 2 are named"):
+        tunesmith.load(tmp_path / "adapter", labels=["a", "b"])
     if name != "biases":
         assert merge([tmp_path / "adapter"], tmp_path / "merged")["drift"] < 1e-5
 

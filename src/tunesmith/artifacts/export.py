@@ -329,7 +329,7 @@ class OnnxModel(nn.Module):
         if "token_type_ids" in names and inputs.get("token_type_ids") is None:
             inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
         found = self.session.run(None, {name: inputs[name].cpu().numpy() for name in names})
-        named = {
+        named: dict[str, Any] = {
             out.name: torch.from_numpy(value) for out, value in zip(self.session.get_outputs(), found, strict=True)
         }
         return SequenceClassifierOutput(**named) if "logits" in named else QuestionAnsweringModelOutput(**named)

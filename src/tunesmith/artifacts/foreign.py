@@ -10,6 +10,7 @@ number) still means what it meant. What a folder does not say is asked for: the 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ def is_foreign(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def describe(folder: Path, *, task: str | None = None, base: str | None = None) -> dict[str, Any]:
+def describe(
+    folder: Path, *, task: str | None = None, base: str | None = None, labels: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The description (`tunesmith.json`) that such a folder would have.
 
     Args:
         folder: the adapter.
         task: what its rows are for, where its own task type is not meant.
         base: the model that it stands on, where the one it names is not here.
+        labels: names of a classifier's outputs, in their order.
 
     Raises:
         ArtifactError: it is damaged, or a method that cannot be used.
@@ -85,7 +89,7 @@ def describe(folder: Path, *, task: str | None = None, base: str | None = None) 
         "schema_version": 1,
         "task": task_name,
         "task_options": {},
-        "task_state": _state(task_name, saved, heads, source.path, folder),
+        "task_state": _state(task_name, saved, heads, source.path, folder, labels),
         "technique": found.name if found.name != "peft" else name,
         "technique_options": options,
         "format": "peft",
@@ -160,7 +164,9 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ArtifactError(f"`{folder / WEIGHTS}` is damaged ({error}); restore it from a copy.") from error
 
 
-def _state(task: str, saved: dict[str, tuple[int, ...]], heads: list[str], base: str, folder: Path) -> dict[str, Any]:
+def _state(
+    task: str, saved: dict[str, tuple[int, ...]], heads: list[str], base: str, folder: Path, named: Sequence[str] | None
+) -> dict[str, Any]:
     """What the task would have learned from its rows."""
     empty = registry.load("task", task)
     made = empty(empty.Options())
@@ -173,7 +179,11 @@ def _state(task: str, saved: dict[str, tuple[int, ...]], heads: list[str], base:
         raise ArtifactError(
             f"`{folder}` is for {task} and holds no head (modules_to_save), so what it predicts is random; save it again with its head."
         )
-    labels, numeric = _labels(rows[-1], base)
+    if named is not None and len(named) != rows[-1]:
+        raise UserError(
+            f"`{folder}` tells {rows[-1]} labels apart, and {len(named)} are named; give all of them with --labels, in their order."
+        )
+    labels, numeric = (list(named), False) if named is not None else _labels(rows[-1], base)
     if task == "text-classification":
         problem = "regression" if rows[-1] == 1 else "single-label"
         return {"problem": problem, "labels": labels if rows[-1] > 1 else [], "numeric": numeric, "weights": None}

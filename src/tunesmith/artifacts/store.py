@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,13 +165,16 @@ def save(
     return folder
 
 
-def read_info(folder: Path, *, task: str | None = None, base: str | None = None) -> dict[str, Any]:
+def read_info(
+    folder: Path, *, task: str | None = None, base: str | None = None, labels: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The artifact's description; that of a plain peft folder is made up from its own (`artifacts.foreign`).
 
     Args:
         folder: an artifact, a finished run, or a plain peft folder.
         task: of a plain peft folder, where its task type is not meant.
         base: of a plain peft folder, where the base that it names is not here.
+        labels: of a plain peft folder: names of a classifier's outputs, in their order.
 
     Raises:
         ArtifactError: there is none.
@@ -179,7 +182,7 @@ def read_info(folder: Path, *, task: str | None = None, base: str | None = None)
     folder = folder / "artifact" if (folder / "artifact" / INFO).is_file() else folder
     path = folder / INFO
     if not path.is_file() and is_foreign(folder):
-        return {**describe(folder, task=task, base=base), "folder": str(folder)}
+        return {**describe(folder, task=task, base=base, labels=labels), "folder": str(folder)}
     if not path.is_file():
         raise ArtifactError(
             f"`{folder}` is not an artifact (it has no {INFO}, and no adapter_config.json); give the `artifact` folder of a finished run, or a peft folder."
@@ -239,7 +242,7 @@ class Base(Protocol):
 
 def open_artifact(
     path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False, on: Base | None = None, task: str | None = None,
-    base: str | None = None,
+    base: str | None = None, labels: Sequence[str] | None = None,
 ) -> Opened:  # fmt: skip
     """Open an artifact, or a plain peft folder: base model, technique, head, tokenizer, task.
 
@@ -250,11 +253,12 @@ def open_artifact(
         on: a base that is open already, in place of one of its own.
         task: of a plain peft folder: what it is for, where its own task type is not meant.
         base: of a plain peft folder: its base model, where the one that it names is not here.
+        labels: of a plain peft folder: names of a classifier's outputs, in their order.
 
     Raises:
         ArtifactError: it is damaged, or its base model changed.
     """
-    info = read_info(Path(path), task=task, base=base)
+    info = read_info(Path(path), task=task, base=base, labels=labels)
     folder = Path(info["folder"])
     check_files(folder, info)
     readings = readings_of(info)

@@ -19,6 +19,9 @@ Base = Annotated[
 For = Annotated[
     str | None, typer.Option("--task", help="of a plain peft folder: what it is for, where it does not say so")
 ]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="of a plain peft folder: its labels in their order, comma-separated")
+]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
 
 
@@ -38,6 +41,7 @@ def evaluate(
     head: Head = None,
     model: Base = None,
     task: For = None,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -54,7 +58,9 @@ def evaluate(
     from tunesmith.console import quiet_libraries
 
     quiet_libraries()
-    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model)
+    opened = load(
+        artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model, labels=f.words(labels)
+    )
     opened = opened.choose(head) if head else opened
     metrics = opened.evaluate(data, f.pairs(columns), allow_code_execution=allow_code_execution)
     content = {
@@ -81,6 +87,7 @@ def predict(
     head: Head = None,
     model: Base = None,
     task: For = None,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -94,7 +101,9 @@ def predict(
     from tunesmith.console import quiet_libraries, say
 
     quiet_libraries()
-    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model)
+    opened = load(
+        artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model, labels=f.words(labels)
+    )
     opened = opened.choose(head) if head else opened
     count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
     if json:

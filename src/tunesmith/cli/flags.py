@@ -31,6 +31,7 @@ Teacher = Annotated[
 Stream = Annotated[str | None, typer.Option(help="YAML file with stages to learn one after the other")]
 Strategy = Annotated[str | None, typer.Option(help="how earlier stages are kept (default none)")]
 ContinueFrom = Annotated[str | None, typer.Option(help="a finished run whose stages come before these")]
+InitAdapter = Annotated[str | None, typer.Option(help="an artifact or peft folder whose adapter is trained further")]
 Retain = Annotated[
     str | None,
     typer.Option(

@@ -11,6 +11,7 @@ to the task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -105,8 +106,13 @@ class Technique(ABC):
         state = {name: tensor.float().cpu().clone() for name, tensor in self.state(backbone).items()}
         save_file(state, str(folder / STATE_FILE), metadata={"format": "pt"})
 
-    def restore(self, backbone: Backbone, folder: Path) -> None:
+    def restore(self, backbone: Backbone, folder: Path, *, without: Collection[str] = ()) -> None:
         """Load what `export` wrote into an attached model.
+
+        Args:
+            backbone: attached.
+            folder: what was written.
+            without: names of head modules whose saved tensors are left aside; the model's own head then stays as it is.
 
         Raises:
             ArtifactError: a tensor is missing, left over or of another shape.
@@ -116,7 +122,15 @@ class Technique(ABC):
         saved = load_file(str(folder / STATE_FILE))
         own = dict(backbone.model.named_parameters())
         wanted = {name for name, parameter in own.items() if parameter.requires_grad}
+        if without:
+            saved = {name: tensor for name, tensor in saved.items() if not inside(name, without)}
+            wanted = {name for name in wanted if not backbone.in_head(name)}
         load_tensors(own, saved, wanted, folder)
+
+
+def inside(name: str, modules: Collection[str]) -> bool:
+    """Whether a parameter's name lies in one of some modules."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def load_tensors(own: dict[str, nn.Parameter], saved: dict[str, torch.Tensor], wanted: set[str], folder: Path) -> None:

@@ -11,6 +11,7 @@ several modules share, and those are saved from there.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ import torch
 from tunesmith.errors import ArtifactError, TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.quantization import is_quantized
-from tunesmith.techniques._base import Technique, load_tensors
+from tunesmith.techniques._base import Technique, inside, load_tensors
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
@@ -134,19 +135,24 @@ class PeftTechnique(Technique):
             metadata={"format": "pt"},
         )
 
-    def restore(self, backbone: Backbone, folder: Path) -> None:
+    def restore(self, backbone: Backbone, folder: Path, *, without: Collection[str] = ()) -> None:
         """Load adapter and head from a folder that `export` wrote."""
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
         saved = load_file(str(folder / "adapter_model.safetensors"))
-        head = {n.removeprefix(PREFIX): t for n, t in saved.items() if backbone.in_head(n.removeprefix(PREFIX))}
+        inner = {n.removeprefix(PREFIX): t for n, t in saved.items()}
         own = dict(backbone.model.named_parameters())
-        load_tensors(own, head, {n for n, _ in backbone.head_parameters()}, folder)
+        if without:
+            of_head = {n for n in inner if inside(n, without)}
+        else:
+            of_head = {n for n in inner if backbone.in_head(n)}
+            load_tensors(own, {n: inner[n] for n in of_head}, {n for n, _ in backbone.head_parameters()}, folder)
+        of_adapter = {n: t for n, t in saved.items() if n.removeprefix(PREFIX) not in of_head}
         try:
             result: Any = set_peft_model_state_dict(
                 Shell(self.tuner),
-                {n: t for n, t in saved.items() if n.removeprefix(PREFIX) not in head},
+                of_adapter,
                 adapter_name=ADAPTER,
             )
         except (RuntimeError, KeyError, ValueError) as error:

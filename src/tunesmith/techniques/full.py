@@ -7,6 +7,7 @@ the input, which hold the most general features, move least (Howard & Ruder 2018
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -71,5 +72,5 @@ class Full(Technique):
         """Write the model as transformers does, in fp32."""
         backbone.model.float().save_pretrained(folder)
 
-    def restore(self, backbone: Backbone, folder: Path) -> None:
+    def restore(self, backbone: Backbone, folder: Path, *, without: Collection[str] = ()) -> None:
         """Nothing to do: the model was opened from the artifact itself."""

@@ -14,6 +14,7 @@ vector for each state of each direction of a layer, whatever `length` says.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,7 +152,7 @@ class PrefixTuning(Technique):
         kept = {n: t for n, t in saved.items() if not n.startswith(f"{name}.")}
         return {**kept, f"{name}.weight": backbone.model.get_submodule(name).flat().detach()}
 
-    def restore(self, backbone: Backbone, folder: Any) -> None:
+    def restore(self, backbone: Backbone, folder: Path, *, without: Collection[str] = ()) -> None:
         """Load into a plain prefix, whether it was trained through the network or not."""
         prefix: Any = getattr(backbone.base, CHILD)
         if not hasattr(prefix, "weight"):
@@ -159,7 +160,7 @@ class PrefixTuning(Technique):
             del prefix.embedding, prefix.network
             prefix.weight = nn.Parameter(torch.zeros(prefix.length, size))
         if (folder / STATE_FILE).is_file():
-            super().restore(backbone, folder)
+            super().restore(backbone, folder, without=without)
         else:  # peft's file, where there is no other
             fill(prefix.weight, read(folder), folder)
 

@@ -11,6 +11,7 @@ position 0), and in the encoder of an encoder-decoder.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -93,10 +94,10 @@ class PromptTuning(Technique):
         if writes_text(backbone):
             write(backbone, folder, base_path, "prompt", getattr(backbone.stack, CHILD).weight, 1)
 
-    def restore(self, backbone: Backbone, folder: Path) -> None:
+    def restore(self, backbone: Backbone, folder: Path, *, without: Collection[str] = ()) -> None:
         """From our own file, or from peft's where there is no other."""
         if (folder / STATE_FILE).is_file():
-            super().restore(backbone, folder)
+            super().restore(backbone, folder, without=without)
         else:
             fill(getattr(backbone.stack, CHILD).weight, read(folder), folder)
 
