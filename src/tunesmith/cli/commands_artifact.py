@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,12 +13,21 @@ Head = Annotated[
     str | None, typer.Option(help="of a stream: the task whose head reads the rows; auto: find out each row's task")
 ]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
+PREDICT_HELP = """Add a prediction and a score to every row of a file, or a vector.
+
+\b
+Examples:
+  tunesmith predict runs/lora/artifact --data rows.jsonl --output out.jsonl
+  tunesmith predict runs/lora/artifact --data rows.csv --columns text=review --output out.jsonl
+  tunesmith predict runs/lora/artifact --data rows.jsonl --output vectors.jsonl --embeddings
+Rows stream through in their order. The same command again goes on where a stopped one was.
+"""
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("evaluate")(evaluate)
-    app.command("predict")(predict)
+    app.command("predict", help=PREDICT_HELP)(predict)
 
 
 def evaluate(
@@ -68,23 +76,35 @@ def predict(
     output: Annotated[str, typer.Option("--output", "-o", help="JSONL file to write")],
     columns: f.Columns = None,
     head: Head = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="add `embedding`, what the head reads, in place of predictions")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="start over where an unfinished file of another run is in the way")
+    ] = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
-    """Add a prediction and a score to every row: tunesmith predict runs/lora/artifact --data rows.jsonl -o out.jsonl."""
+    """Add a prediction and a score to every row of a file, or a vector."""
     f.talk(verbose, quiet)
-    from tunesmith.artifacts.use import load, predict_file, write_predictions
+    from tunesmith.artifacts.predict import predict_file
+    from tunesmith.artifacts.use import load
     from tunesmith.console import quiet_libraries, say
 
     quiet_libraries()
     opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
     opened = opened.choose(head) if head else opened
-    count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
+    done = predict_file(opened, data, output, f.pairs(columns), embeddings=embeddings, overwrite=overwrite)
+    speed = (done.rows - done.resumed) / max(done.seconds, 1e-9)
     if json:
-        f.emit({"artifact": artifact, "data": data, "output": output, "rows": count})
+        seconds = round(done.seconds, 3)
+        f.emit(
+            {"artifact": artifact, "data": data, "output": output, "rows": done.rows, "resumed": done.resumed, "seconds": seconds}
+        )  # fmt: skip
     else:
-        say(f"{count:,} rows with predictions: {output}")
+        what = "embeddings" if embeddings else "predictions"
+        say(f"{done.rows:,} rows with {what} ({speed:,.0f} rows/s): {output}")
