@@ -162,7 +162,9 @@ def _say_what_is_replaced(
     rows: Sequence[Mapping[str, Any]], answered: Sequence[Mapping[str, Any]], names: Mapping[str, str]
 ) -> None:
     """A column of the data that is called like what is added would vanish silently."""
-    both = [name for name in answered[0] if name in rows[0] and name not in names and answered[0][name] != rows[0][name]]
+    both = [
+        name for name in answered[0] if name in rows[0] and name not in names and answered[0][name] != rows[0][name]
+    ]
     if both:
         warn(f"the data have a column `{both[0]}` too; in the output it holds what was predicted.")
 
@@ -235,4 +237,4 @@ def _bar(title: str, total: int, resumed: int) -> Iterator[Any]:
 def _versions() -> str:
     from importlib.metadata import version
 
-    return ", ".join(f"{name} {version(name)}" for name in ("tunesmith", "torch", "transformers"))
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers"))

@@ -179,6 +179,6 @@ class Partial:
 
 def _change(key: str, before: Any, now: Any) -> str:
     short = all(
-        isinstance(value, (str, int, float, bool, type(None))) and len(str(value)) <= 40 for value in (before, now)
+        isinstance(value, (str, int, float, bool, type(None))) and len(str(value)) <= 24 for value in (before, now)
     )
-    return f"{key} {before}, now {now}" if short else f"another {key}"
+    return f"{key} {before}, now {now}" if short else f"different {key}"
