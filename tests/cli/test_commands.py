@@ -19,7 +19,7 @@ from tunesmith.config import RunConfig, build, parse, read_file
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
-COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "show", "list", "init")
+COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "chat", "show", "list", "init")
 
 
 # ---- help

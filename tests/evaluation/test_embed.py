@@ -76,6 +76,31 @@ def test_what_a_sequence_head_reads(kind: str, trained: Callable[..., Path]) -> 
     assert found.dtype == np.float32 and len({tuple(vector) for vector in found.round(4).tolist()}) >= 7
 
 
+def test_a_pooler_that_is_learned_with_the_head(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a masked language model brings no pooler: it is head, and what it reads is the first state."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
+
+    folder = tiny_model("bert", models / "bert")
+    BertForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "masked")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "masked")
+    monkeypatch.setattr("tunesmith.artifacts.verify.verify_run", lambda folder: {})
+    rows = rows_for("text-classification", 8)
+    run = tunesmith.train(
+        str(tmp_path / "masked"),
+        train=rows,
+        eval=rows,
+        technique="full",
+        max_steps=1,
+        output=tmp_path / "run",
+        doctor="off",
+    )
+    (found,) = tunesmith.load(run.artifact, device="cpu").embed([{"text": "the film was good"}])
+    model = AutoModelForSequenceClassification.from_pretrained(run.artifact).eval()
+    ids = AutoTokenizer.from_pretrained(run.artifact)("the film was good", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, last(model, "bert", ids)[0].numpy(), **CLOSE)
+
+
 @pytest.mark.parametrize(
     ("technique", "kind"),
     [

@@ -78,7 +78,7 @@ class Writer:
         return getattr(self.artifact.task.options, "system", None) if self.reads == "turns" else None
 
     def fit(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int = 256) -> tuple[list[int], int]:
-        """Token ids of what is to be answered, and how many of the oldest messages were left out so that an answer fits.
+        """Token ids of what is to be answered, and how many of the oldest messages were left out (of a text: cut) so that an answer fits.
 
         Args:
             messages: `role` and `content`; the last one is the user's. Of a plain language model the contents are lines of one text.
@@ -97,8 +97,9 @@ class Writer:
         while room is not None and len(ids) > room:
             later = [i for i in range(first + 1, len(turns)) if turns[i]["role"] == "user"]
             if self.reads == "text":
-                whole, first = ids, _first_kept(len(ids) - room, turns, self._ids)
-                return [*whole[:1], *whole[len(whole) - room + 1 :]], first
+                cut = len(ids) - room + 1  # what is left begins with the start token, and goes on here
+                whole = (i for i in range(len(turns)) if len(self._ids(turns[:i])) >= cut)
+                return [*ids[:1], *ids[cut:]], next(whole, len(turns))
             if not later:
                 raise DataError(
                     f"the message has {len(ids):,} tokens with its frame, and the model reads {room:,} beside an answer; shorten it"
@@ -141,11 +142,6 @@ def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
     for message in messages:
         text += ("\n" if message["role"] == "user" and text else "") + str(message["content"])
     return text
-
-
-def _first_kept(cut: int, turns: Sequence[Mapping[str, Any]], ids_of: Any) -> int:
-    """The first message of a text that is left when its first tokens are cut."""
-    return next((i for i in range(len(turns)) if len(ids_of(turns[: i + 1])) > cut), len(turns) - 1)
 
 
 def _reads(artifact: Artifact) -> Literal["turns", "prompt", "text"]:

@@ -103,9 +103,12 @@ class Conversation:
         system = [{"role": "system", "content": self.system}] if self.system else []
         ids, dropped = self.writer.fit([*system, *messages], self.sampling.max_new_tokens)
         if dropped > self.unread:
-            say(
-                f"the context is full: the oldest {dropped} of {len(messages) - 1} turns are not read any more (/save still has them)."
+            what = (
+                f"the oldest {dropped} of {len(messages) - 1} turns are"
+                if self.writer.reads == "turns"
+                else "the beginning is"
             )
+            say(f"the context is full: {what} not read any more (/save still writes all of it).")
         self.unread = dropped
         sampling = replace(self.sampling, seed=derive(self.sampling.seed, "chat", self.drawn))
         self.drawn += 1
@@ -159,6 +162,9 @@ class Conversation:
             say(f"system: {self.system}" if self.system else "there is no system prompt; set one with /system TEXT.")
             return
         self._set_system(None if rest == "-" else rest)
+        say(
+            "the system prompt holds from the next answer on." if self.system else "there is no system prompt any more."
+        )
 
     def _set_system(self, text: str | None) -> None:
         if text and self.writer.reads == "text":
@@ -193,13 +199,14 @@ class Conversation:
 
     def reset(self, rest: str) -> None:
         """Forget what was said; the system prompt stays."""
-        self.messages, self.unread = [], 0
-        self.saved = {}
+        self.messages, self.unread, self.saved = [], 0, {}
+        say("what was said is forgotten.")
 
     def undo(self, rest: str) -> None:
         """Take the last message and its answer back."""
         if not self.messages:
             raise UserError("nothing was said yet, so there is nothing to take back.")
+        say(f"taken back: {self.messages[-2]['content'].splitlines()[0][:60]}")
         self.messages, self.unread = self.messages[:-2], 0
 
     def leave(self, rest: str) -> None:
