@@ -29,7 +29,11 @@ def writers(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
     def of(task: str, kind: str = "llama", technique: str = "lora", **options: Any) -> Writer:
         key = repr((task, kind, technique, options))
         if key not in made:
-            settings = {task: {"generate_rows": 0, **options}} if task != "language-modeling" else {task: options}
+            settings = (
+                {task: {"generate_rows": 0, "max_new_tokens": 12, **options}}
+                if task != "language-modeling"
+                else {task: options}
+            )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("TUNESMITH_CACHE", str(cache))
                 patch.setattr("tunesmith.artifacts.verify.verify_run", lambda folder: {})
@@ -83,8 +87,9 @@ def test_temperature_0_is_greedy_generate(task: str, kind: str, technique: str, 
 
 
 def test_a_first_message_is_answered_as_predict_does(writers: Any) -> None:
-    for task, row in (("chat", {"messages": ASK}), ("instruction", {"prompt": ASK[0]["content"]})):
-        writer = writers(task, max_new_tokens=12)
+    prompt = {"prompt": ASK[0]["content"]}
+    for task, row, options in (("chat", {"messages": ASK}, {}), ("instruction", prompt, {"template": "chat"})):
+        writer = writers(task, **options)
         assert written(writer, ASK).text == writer.artifact.predict([row])[0]["prediction"]
 
 

@@ -346,7 +346,7 @@ def test_a_terminal(talkers: dict[str, Path], models: Path, cache: Path, tmp_pat
         os.execv(sys.executable, [sys.executable, *command])
 
     def until(text: str) -> str:
-        seen, end = b"", time.monotonic() + 120
+        seen, end = b"", time.monotonic() + 60
         while text.encode() not in seen and time.monotonic() < end:
             if select.select([terminal], [], [], 0.1)[0]:
                 try:
@@ -357,6 +357,7 @@ def test_a_terminal(talkers: dict[str, Path], models: Path, cache: Path, tmp_pat
 
     try:
         assert "/help lists the commands" in until("> ")
+        time.sleep(0.5)  # a signal between the prompt and the wait for a key is seen with the next key only
         os.write(terminal, b"\x03")
         assert "/exit or Ctrl-D leaves" in until("> ")
         os.write(terminal, b"the film was good\n")
@@ -368,7 +369,7 @@ def test_a_terminal(talkers: dict[str, Path], models: Path, cache: Path, tmp_pat
         os.write(terminal, f"/save {tmp_path / 'talk.jsonl'}\n".encode())
         assert "2 turns saved" in until("\n> ")
         os.write(terminal, b"\x04")
-        until("never")
+        until("never")  # until it has left
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:
         os.close(terminal)

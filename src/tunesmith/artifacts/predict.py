@@ -23,7 +23,7 @@ from tunesmith.cache.partial import Partial
 from tunesmith.cache.store import key_of
 from tunesmith.console import progress, say, warn
 from tunesmith.data import sources
-from tunesmith.data.row_stream import Digest, RowStream, Survey, line_of
+from tunesmith.data.row_stream import MESSAGES, Digest, RowStream, Survey, line_of
 from tunesmith.errors import DataError
 from tunesmith.tasks._generation import GenerationTask
 from tunesmith.training.loop import Interrupted
@@ -130,6 +130,11 @@ def columns_of(artifact: Artifact, survey: Survey, data: str, columns: Mapping[s
     found = {full.get(name, name): name for name in (*needed, *optional) if full.get(name, name) in there}
     for column, name in found.items():
         nested = survey.columns[column].nested
+        if nested is not None and nested[1] == MESSAGES and name not in task.structured:
+            raise DataError(
+                f"{data}, row {nested[0]}: `{name}` holds chat messages, and {task.name} reads text; put them under `messages` and use an "
+                "artifact that was trained with --task chat."
+            )
         if nested is not None and name not in task.structured:
             raise DataError(f"{data}, row {nested[0]}: `{name}` is {nested[1]}; it must be text.")
     return found

@@ -18,6 +18,7 @@ from tunesmith.data import sources
 from tunesmith.data.formats import records
 from tunesmith.errors import DataError, called
 
+MESSAGES = "chat messages"
 BLOCK = 1000  # rows of a hub data set taken at a time, and between two steps of a progress bar
 
 
@@ -27,7 +28,7 @@ class Column:
 
     Attributes:
         null: number of the first row in which it is null or missing.
-        nested: number of the first row in which it is a list or an object, and what it is there.
+        nested: number of the first row in which it is a list or an object, and what it is there ("chat messages" among it).
     """
 
     null: int | None = None
@@ -51,11 +52,18 @@ class Survey:
             if value is None:
                 column.null = column.null or self.count
             elif column.nested is None and isinstance(value, (list, tuple, dict, bytes)):
-                column.nested = (self.count, called(value))
+                column.nested = (self.count, _kind(value))
         if len(row) < len(self.columns):
             for name, column in self.columns.items():
                 if name not in row:
                     column.null = column.null or self.count
+
+
+def _kind(value: Any) -> str:
+    messages = (
+        isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value)
+    )
+    return MESSAGES if messages else called(value)
 
 
 class RowStream:
