@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -105,6 +107,28 @@ def progress(*columns: object, transient: bool = True) -> Progress | ProgressLin
         return ProgressLines()
     chosen = columns or (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*chosen, console=people(), transient=transient, disable=_verbosity < 0)  # type: ignore[arg-type]
+
+
+@contextmanager
+def counted(
+    title: str, total: float | None, watch: Callable[[int], None] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Something of so many parts under a bar of its own; whoever watches it from outside is told instead.
+
+    Args:
+        title: of the bar.
+        total: parts, where they are known.
+        watch: is called with the number of parts that are done, each time some are.
+
+    Yields:
+        What to call with the number of parts that are done.
+    """
+    if watch is not None:
+        yield watch
+        return
+    with progress() as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def quiet_libraries() -> None:

@@ -43,7 +43,7 @@ CASES = [
     setting("text-classification.problm", "regression", "did you mean `problem`"),
     setting("text-classification.separator", "''", "at least 1 character"),
     case("predict on a list", lambda w: w.predict("a.jsonl", [{"text": ["a"]}]), "a.jsonl, row 1", "`text` is a list", "must be text"),
-    case("predict on a list in a later row", lambda w: w.predict("a.jsonl", [{"text": "a"}, {"text": ["a"]}]), "a.jsonl", "row 2", "use one type"),
+    case("predict on a list in a later row", lambda w: w.predict("a.jsonl", [{"text": "a"}, {"text": ["a"]}]), "a.jsonl, row 2", "`text` is a list", "must be text"),
 ]  # fmt: skip
 
 

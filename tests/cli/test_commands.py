@@ -19,7 +19,7 @@ from tunesmith.config import RunConfig, build, parse, read_file
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
-COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "show", "list", "init")
+COMMANDS = ("train", "compare", "resume", "evaluate", "predict", "chat", "show", "list", "init")
 
 
 # ---- help
@@ -334,7 +334,7 @@ def test_predictions_do_not_depend_on_the_batch_or_the_block(
 ) -> None:
     data = write(tmp_path / "in.jsonl", [{"text": row["text"]} for row in toy_rows(30)])
     cli("predict", trained.folder, "--data", data, "-o", tmp_path / "a.jsonl", "--batch-size", 30)
-    monkeypatch.setattr("tunesmith.artifacts.use.BLOCK", 7)
+    monkeypatch.setattr("tunesmith.artifacts.predict.WINDOW", 3)
     cli("predict", trained.folder, "--data", data, "-o", tmp_path / "b.jsonl", "--batch-size", 2)
     a, b = read(tmp_path / "a.jsonl"), read(tmp_path / "b.jsonl")
     assert [row["text"] for row in a] == [row["text"] for row in b]

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import ListedColumn, RaggedRows
-from tunesmith.cache.store import nothing_left
 from tunesmith.config import Dtype
 from tunesmith.data import sources
 from tunesmith.data.encode import encode, located, refuse_nothing
 from tunesmith.data.task_inference import text_of
-from tunesmith.errors import DataError, SaveError, UserError, called, unknown
+from tunesmith.errors import DataError, UserError, called, unknown
 from tunesmith.evaluation import code
+from tunesmith.evaluation.embed import embed
 from tunesmith.evaluation.evaluate import Scored, evaluate
 
 AUTO = "auto"  # in place of a head's name: each row by the task it seems to belong to
 CODE_TASKS = ("language-modeling", "instruction")
-BLOCK = 2000  # rows predicted at a time
 LOOK = 8  # tokens written between two looks at the text
+Watch = Callable[[int], None]
 
 
 class Artifact:
@@ -145,7 +144,7 @@ class Artifact:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in written.tolist()]
 
     def predict(
-        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", first: int = 0
+        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", first: int = 0, watch: Watch | None = None
     ) -> list[dict[str, Any]]:
         """Each row with `prediction`, and `score` or `spans`, added, in order.
 
@@ -153,27 +152,47 @@ class Artifact:
             rows: with the task's columns but its targets.
             source: what an error calls them.
             first: how many rows of the source stand before these.
+            watch: called with the number of features that are done, in place of a progress bar.
         """
-        if not rows:
-            return []
-        if self.unsure:
-            return self._routed(rows, source, first)
-        return [{**row, **answer.shown} for row, answer in zip(rows, self._answers(rows, source, first), strict=True)]
-
-    def _routed(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[dict[str, Any]]:
-        """Every row answered by the head of the task it seems to belong to, which `head` names."""
-        found = self.tasks_of(rows)
         answered: list[dict[str, Any]] = [{} for _ in rows]
-        before = self.head
-        for name in dict.fromkeys(found):
-            self.head = self.names[name]
-            members = [i for i, task in enumerate(found) if task == name]
-            for i in members:
-                _inputs(rows[i], self.task, f"{source}, row {first + i + 1}")  # named by its place among all rows
-            for i, answer in zip(members, self._answers([rows[i] for i in members], source, first), strict=True):
-                answered[i] = {**rows[i], **answer.shown, "head": name}
-        self.head = before
+        for name, members in self._by_head(rows):
+            found = self._answers([rows[i] for i in members], source, [first + i + 1 for i in members], watch)
+            for i, answer in zip(members, found, strict=True):
+                answered[i] = {**rows[i], **answer.shown, **({"head": name} if self.unsure else {})}
         return answered
+
+    def embed(
+        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", first: int = 0, watch: Watch | None = None
+    ) -> np.ndarray[Any, Any]:
+        """The vector that the head reads of each row, [rows, d]; where it reads every token, the mean of the backbone's last states.
+
+        Args:
+            rows: as `predict` takes them.
+            source: what an error calls them.
+            first: how many rows of the source stand before these.
+            watch: called with the number of features that are done, in place of a progress bar.
+        """
+        table = np.zeros((len(rows), self.opened.loaded.backbone.hidden_size), np.float32)
+        for _, members in self._by_head(rows):
+            asked, encoded = self._encoded([rows[i] for i in members], source, [first + i + 1 for i in members])
+            table[members] = embed(
+                self.opened.heads[self.head].backbone, self.task, encoded, len(asked), batch_size=self.batch_size,
+                device=self.device, pad_id=self.tokenizer.pad_token_id, watch=watch,
+            )  # fmt: skip
+        return table
+
+    def _by_head(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[int]]]:
+        """Places of the rows that a head answers, which is the chosen one meanwhile: all of them, or those of each task by itself."""
+        if not self.unsure or not rows:
+            yield from [(self.head, list(range(len(rows))))] if rows else []
+            return
+        found, before = self.tasks_of(rows), self.head
+        try:
+            for name in dict.fromkeys(found):
+                self.head = self.names[name]
+                yield name, [i for i, task in enumerate(found) if task == name]
+        finally:
+            self.head = before
 
     def tasks_of(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The task of a stream that each row seems to belong to (`data.task_inference`).
@@ -195,17 +214,25 @@ class Artifact:
             )
         return inference.infer(texts, self.tokenizer)
 
-    def _answers(self, rows: Sequence[Mapping[str, Any]], source: str, first: int) -> list[Any]:
-        """What the chosen head says of each row."""
-        asked = [_inputs(row, self.task, f"{source}, row {first + i + 1}") for i, row in enumerate(rows)]
+    def _encoded(
+        self, rows: Sequence[Mapping[str, Any]], source: str, numbers: Sequence[int]
+    ) -> tuple[list[dict[str, Any]], RaggedRows]:
+        """What the chosen head is asked, and the features of that; an error names a row by its number."""
+        asked = [_inputs(row, self.task, f"{source}, row {number}") for row, number in zip(rows, numbers, strict=True)]
         encoded = self.task.encode(asked, self.tokenizer, self.max_length)
-        named = sources.Rows(asked, source, "", range(first + 1, first + len(asked) + 1))
+        named = sources.Rows(asked, source, "", numbers)
         features = [{**feature, "row": i} for i, several in located(encoded, named, 0) for feature in several]
         names = features[0] if features else ()
-        columns = {name: ListedColumn([f[name] for f in features]) for name in names}
+        return asked, RaggedRows({name: ListedColumn([f[name] for f in features]) for name in names})
+
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], source: str, numbers: Sequence[int], watch: Watch | None
+    ) -> list[Any]:
+        """What the chosen head says of each row."""
+        asked, encoded = self._encoded(rows, source, numbers)
         scored = evaluate(
-            self.model, self.task, asked, RaggedRows(columns), batch_size=self.batch_size, device=self.device,
-            pad_id=self.tokenizer.pad_token_id, title="predict", predicting=True,
+            self.model, self.task, asked, encoded, batch_size=self.batch_size, device=self.device,
+            pad_id=self.tokenizer.pad_token_id, title="predict", predicting=True, watch=watch,
         )  # fmt: skip
         return list(scored.answers)
 
@@ -259,76 +286,3 @@ def load(
         for parameter in (p for p in opened.heads.parameters() if p.is_floating_point()):
             parameter.data = parameter.data.to(kinds[dtype])
     return Artifact(opened, pick_device(device), batch_size)
-
-
-def predict_file(artifact: Artifact, data: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Rows of a file with predictions, block by block, in order; other columns are kept."""
-    task = artifact.task
-    table, _ = sources.open_table(data, task.plain_text)
-    needed = [name for name in task.required if name not in task.targets]
-    optional = [name for name in (*task.optional, *task.stand_ins.values()) if name not in task.targets]
-    there = {n: c for n, c in columns.items() if n not in task.targets}  # targets need not be there
-    full = sources.with_synonyms(table.column_names, there, needed, task.synonyms)
-    for name, other in task.stand_ins.items():
-        if full.get(name, name) not in table.column_names and there.get(other, other) in table.column_names:
-            needed.remove(name)
-    there = sources.with_synonyms(table.column_names, there, (*needed, *optional), task.synonyms)
-    sources.rename(table, data, there, needed, [n for n in optional if n in there])
-    names = {there.get(n, n): n for n in (*needed, *optional)}
-    objects = {columns.get(n, n) for n in task.structured} | {c for c, n in names.items() if n in task.structured}
-    for start in range(0, len(table), BLOCK):
-        block = table[start : start + BLOCK]
-        records = [dict(zip(map(str, block), values, strict=True)) for values in zip(*block.values(), strict=True)]
-        asked = [{name: record[source] for source, name in names.items() if source in record} for record in records]
-        for offset, record in enumerate(asked):
-            for name in needed:
-                if record.get(name) is None:
-                    raise DataError(
-                        f"`{data}`, row {start + offset + 1}: `{name}` is null; fill it in or remove the row."
-                    )
-        predicted = artifact.predict(asked, source=data, first=start)
-        for record, given, answer in zip(records, asked, predicted, strict=True):
-            yield {**_unpacked(record, objects), **{k: v for k, v in answer.items() if k not in given}}
-
-
-def _unpacked(record: Mapping[str, Any], objects: Collection[str]) -> dict[str, Any]:
-    """A row as its file has it: objects, which a table keeps as JSON text, are objects again."""
-    found = dict(record)
-    for name in objects:
-        value = found.get(name)
-        if isinstance(value, str) and value[:1] in ("[", "{"):
-            with suppress(ValueError):
-                found[name] = json.loads(value)
-    return found
-
-
-def write_predictions(rows: Iterator[dict[str, Any]], output: Path) -> int:
-    """Write rows as JSONL, atomically; returns how many."""
-    if output.is_dir():
-        raise UserError(f"`{output}` is a folder; give a file to write, for example {output / 'predictions.jsonl'}.")
-    temporary = output.with_name(f".{output.name}.writing")
-    with nothing_left(output.parent):
-        return _write_lines(rows, output, temporary)
-
-
-def _write_lines(rows: Iterator[dict[str, Any]], output: Path, temporary: Path) -> int:
-    import os
-
-    count = 0
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(output)
-    except OSError as error:
-        raise SaveError(
-            f"cannot write `{output}`: {error.strerror or error}; free some space or give another --output."
-        ) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
-    return count

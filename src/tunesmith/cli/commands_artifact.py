@@ -1,8 +1,7 @@
-"""evaluate, predict, merge, verify, export."""
+"""evaluate, predict."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,15 +22,21 @@ Labels = Annotated[
     str | None, typer.Option("--labels", help="of a plain peft folder: its labels in their order, comma-separated")
 ]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
+PREDICT_HELP = """Add a prediction and a score to every row of a file, or a vector.
+
+\b
+Examples:
+  tunesmith predict runs/lora/artifact --data rows.jsonl --output out.jsonl
+  tunesmith predict runs/lora/artifact --data rows.csv --columns text=review --output out.jsonl
+  tunesmith predict runs/lora/artifact --data rows.jsonl --output vectors.jsonl --embeddings
+Rows stream through in their order. The same command again goes on where a stopped one was.
+"""
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("evaluate")(evaluate)
-    app.command("predict")(predict)
-    app.command("merge")(merge)
-    app.command("verify")(verify)
-    app.command("export")(export)
+    app.command("predict", help=PREDICT_HELP)(predict)
 
 
 def evaluate(
@@ -88,16 +93,23 @@ def predict(
     model: Base = None,
     task: For = None,
     labels: Labels = None,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="add `embedding`, what the head reads, in place of predictions")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="start over where an unfinished file of another run is in the way")
+    ] = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
-    """Add a prediction and a score to every row: tunesmith predict runs/lora/artifact --data rows.jsonl -o out.jsonl."""
+    """Add a prediction and a score to every row of a file, or a vector."""
     f.talk(verbose, quiet)
-    from tunesmith.artifacts.use import load, predict_file, write_predictions
+    from tunesmith.artifacts.predict import predict_file
+    from tunesmith.artifacts.use import load
     from tunesmith.console import quiet_libraries, say
 
     quiet_libraries()
@@ -105,110 +117,13 @@ def predict(
         artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model, labels=f.words(labels)
     )
     opened = opened.choose(head) if head else opened
-    count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
+    done = predict_file(opened, data, output, f.pairs(columns), embeddings=embeddings, overwrite=overwrite)
+    speed = (done.rows - done.resumed) / max(done.seconds, 1e-9)
     if json:
-        f.emit({"artifact": artifact, "data": data, "output": output, "rows": count})
+        seconds = round(done.seconds, 3)
+        f.emit(
+            {"artifact": artifact, "data": data, "output": output, "rows": done.rows, "resumed": done.resumed, "seconds": seconds}
+        )  # fmt: skip
     else:
-        say(f"{count:,} rows with predictions: {output}")
-
-
-def merge(
-    artifacts: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="one adapter, or several of one base")],
-    output: Annotated[str, typer.Option("--output", "-o", help="folder of the new artifact")],
-    method: Annotated[
-        str, typer.Option(help="of several: cat, svd, linear, ties, dare_ties, dare_linear, magnitude_prune, ..._svd")
-    ] = "cat",
-    weights: Annotated[
-        str | None, typer.Option(help="of several, comma-separated (default: all alike, in sum 1)")
-    ] = None,
-    density: Annotated[
-        float, typer.Option(min=0, max=1, help="of pruning methods: the share of entries that stays")
-    ] = 0.5,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="of svd methods: of the new adapter (default: the largest)")
-    ] = None,
-    bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
-    json: f.Json = False,
-    verbose: f.Verbose = 0,
-    quiet: f.Quiet = False,
-) -> None:
-    """Fold an adapter into its base, or several LoRA adapters into one.
-
-    Examples:
-      tunesmith merge runs/lora/artifact --output merged
-      tunesmith merge runs/a/artifact runs/b/artifact --method ties --weights 0.7,0.3 --density 0.3 --output both
-    What was written is opened again and compared; beyond --bound nothing is kept.
-    """
-    f.talk(verbose, quiet)
-    from tunesmith.artifacts.merge import merge as run
-    from tunesmith.console import quiet_libraries, say
-    from tunesmith.errors import UserError
-
-    quiet_libraries()
-    try:
-        factors = [float(part) for part in weights.split(",")] if weights else None
-    except ValueError as error:
-        raise UserError(f"--weights takes numbers such as 0.7,0.3, got `{weights}`.") from error
-    found = run(
-        artifacts, output, method=method, weights=factors, density=density, rank=rank, bound=bound, overwrite=overwrite
-    )
-    if json:
-        f.emit(found)
-    else:
-        say(
-            f"Merged ({found['method']}): {found['output']}; the largest logit moved by {found['drift']:.1e} of its size."
-        )
-
-
-def verify(artifact: Folder, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False) -> None:
-    """Open an artifact in a fresh process, compare every hash, score the run's eval rows again: tunesmith verify runs/lora."""
-    f.talk(verbose, quiet)
-    from tunesmith.artifacts.verify import verify as run
-    from tunesmith.console import quiet_libraries, say
-
-    quiet_libraries()
-    found = run(artifact)
-    if json:
-        f.emit({**found, "status": "verified"})
-        return
-    say(f"{found['artifact']}: {found['files']} files are what was saved, and so is the base.")
-    if found["rows"] is None:
-        say("No result.json stands beside it, so there are no scores to compare.")
-    else:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in found["metrics"].items())
-        say(
-            f"{found['rows']:,} eval rows score as measured (largest difference {found['largest_difference']:.1e}): {scores}"
-        )
-
-
-def export(
-    artifact: Folder,
-    to: Annotated[str, typer.Option(help="peft, merged or onnx")],
-    output: Annotated[str, typer.Option("--output", "-o", help="folder to write")],
-    bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
-    json: f.Json = False,
-    verbose: f.Verbose = 0,
-    quiet: f.Quiet = False,
-) -> None:
-    """Write an artifact for other programs, open it there, and compare.
-
-    Examples:
-      tunesmith export runs/lora --to peft --output adapter      peft, vLLM
-      tunesmith export runs/lora --to merged --output model      transformers pipelines
-      tunesmith export runs/lora --to onnx --output onnx         onnxruntime: encoders and heads
-    """
-    f.talk(verbose, quiet)
-    from tunesmith.artifacts.export import export as run
-    from tunesmith.console import quiet_libraries, say
-
-    quiet_libraries()
-    found = run(artifact, to, output, bound=bound, overwrite=overwrite)
-    if json:
-        f.emit(found)
-        return
-    rows = f", {found['rows']} eval rows score as measured" if found["rows"] else ""
-    say(
-        f"Exported for {found['opened_with']}: {found['output']} (the largest logit moved by {found['drift']:.1e} of its size{rows})."
-    )
+        what = "embeddings" if embeddings else "predictions"
+        say(f"{done.rows:,} rows with {what} ({speed:,.0f} rows/s): {output}")

@@ -51,11 +51,20 @@ def top(
 
 def register() -> None:
     """Add the commands; each module imports nothing heavy at its top."""
-    from tunesmith.cli import commands_artifact, commands_doctor, commands_look, commands_train
+    from tunesmith.cli import (
+        commands_adapter,
+        commands_artifact,
+        commands_chat,
+        commands_doctor,
+        commands_look,
+        commands_train,
+    )
 
     commands_train.add(app)
     commands_doctor.add(app)
     commands_artifact.add(app)
+    commands_chat.add(app)
+    commands_adapter.add(app)
     commands_look.add(app)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +55,13 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         text = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(map(str, merges)), repr(tokenizer)])
     sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template)
     return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
+
+
+def vocabulary_fingerprint(tokenizer: Any) -> str:
+    """Hash of how text becomes token ids, whatever frame messages are put in and which side is padded."""
+    plain = copy(tokenizer)
+    plain.truncation_side, plain.padding_side, plain.chat_template = "right", "right", None
+    return tokenizer_fingerprint(plain)
 
 
 @lru_cache(maxsize=4)  # a run asks for every role of every stage, and the text is the same

@@ -143,16 +143,29 @@ def _similar(path: Path) -> str:
     return f" (did you mean `{folder / close}`?)" if close else ""
 
 
-def open_table(spec: str, plain: str | None = None) -> tuple[Dataset, str]:
-    """A data set with its own column names, and the hash of its content."""
+def data_file(spec: str, plain: str | None = None) -> tuple[Path, str] | None:
+    """The local file behind a data name and its format; None for a hub id.
+
+    Raises:
+        DataError: there is no such file, it is empty, or its format is not read.
+    """
     path = resolve(spec)
     if path is None:
-        return _open_hub(spec)
+        return None
     kind = kind_of(path, plain)
     if kind is None:
         raise DataError(f"`{spec}` has the ending `{path.suffix}`, which is not read; use one of {endings(plain)}.")
     if path.stat().st_size == 0:
         raise DataError(f"`{spec}` is empty; give a file with at least one row of data.")
+    return path, kind
+
+
+def open_table(spec: str, plain: str | None = None) -> tuple[Dataset, str]:
+    """A data set with its own column names, and the hash of its content."""
+    found = data_file(spec, plain)
+    if found is None:
+        return _open_hub(spec)
+    path, kind = found
     try:
         sha = store.file_sha256(path)
     except OSError as error:
@@ -192,12 +205,27 @@ def rename(
     table: Dataset, spec: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
 ) -> Dataset:
     """Keep the task's columns under the task's names; errors say which columns there are."""
+    chosen = chosen_columns(table.column_names, spec, columns, required, optional)
+    table = table.select_columns(list(chosen.values()))
+    spare = {source: f"__{target}" for target, source in chosen.items() if source != target}
+    table = table.rename_columns(spare) if spare else table
+    final = {f"__{target}": target for target, source in chosen.items() if source != target}
+    return table.rename_columns(final) if final else table
+
+
+def chosen_columns(
+    there: Sequence[str], spec: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
+) -> dict[str, str]:
+    """The user's column behind each of the task's.
+
+    Raises:
+        DataError: one is missing, unknown or used twice.
+    """
     unknown_targets = [name for name in columns if name not in (*required, *optional)]
     if unknown_targets:
         raise DataError(
             f"--columns: this task has no column `{unknown_targets[0]}`; it has {', '.join([*required, *optional])}."
         )
-    there = table.column_names
     chosen: dict[str, str] = {}
     for name in (*required, *optional):
         source = columns.get(name, name)
@@ -215,11 +243,7 @@ def rename(
         if source in used:
             raise DataError(f"`{spec}`: the column `{source}` is used for both `{used[source]}` and `{target}`.")
         used[source] = target
-    table = table.select_columns(list(chosen.values()))
-    spare = {source: f"__{target}" for target, source in chosen.items() if source != target}
-    table = table.rename_columns(spare) if spare else table
-    final = {f"__{target}": target for target, source in chosen.items() if source != target}
-    return table.rename_columns(final) if final else table
+    return chosen
 
 
 def _refuse_nulls(rows: Rows, required: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tunesmith.cache.ragged import RaggedRows
-from tunesmith.console import progress
+from tunesmith.console import counted
 from tunesmith.data.batching import by_length
 from tunesmith.tasks._base import Answer, Task
 
@@ -34,6 +34,7 @@ def evaluate(
     pad_id: int,
     title: str = "evaluate",
     predicting: bool = False,
+    watch: Callable[[int], None] | None = None,
 ) -> Scored:
     """Score a model on rows in evaluation mode; `loss` is the mean over supervised units.
 
@@ -47,6 +48,7 @@ def evaluate(
         pad_id: token id of padding.
         title: of the progress bar.
         predicting: every row needs its answer, and nothing is measured.
+        watch: called with the number of features that are done, in place of a progress bar.
     """
     metric = task.metric()
     labelled = "labels" in encoded.columns and not predicting
@@ -57,8 +59,7 @@ def evaluate(
     total, units = 0.0, 0.0
     training = model.training
     model.eval()
-    with torch.no_grad(), progress() as bar:
-        shown = bar.add_task(title, total=len(encoded))
+    with torch.no_grad(), counted(title, len(encoded), watch) as advance:
         for indices in by_length(encoded.lengths, batch_size):
             features = [encoded[int(i)] for i in indices]
             batch = {n: t.to(device) for n, t in task.collate(features, pad_id).items()}
@@ -79,7 +80,7 @@ def evaluate(
                     answers[owner] = answer
                     if labelled:
                         metric.update(answer.value, task.truth(row))
-            bar.advance(shown, len(indices))
+            advance(len(indices))
     model.train(training)
     for empty in np.flatnonzero(pieces == 0).tolist():  # nothing of the row reached the model: what it misses counts
         answers[empty] = task.join([], table[empty])
