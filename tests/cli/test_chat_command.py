@@ -176,7 +176,7 @@ def test_switching_adapters(chat: Any, talkers: dict[str, Path]) -> None:
     )  # fmt: skip
     first = greedy(talkers["plain"], said("the film was good"))
     second = greedy(talkers["other"], said("the film was good", first, "a red book", system=None))
-    assert answer.out.splitlines() == [first, second, first]
+    assert answer.out.splitlines() == [first, second, first], answer.err
     assert second != greedy(talkers["plain"], said("the film was good", first, "a red book", system=None))
     assert "other answers now" in answer.err and "  plain\n* other\n" in answer.err
 

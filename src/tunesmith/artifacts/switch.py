@@ -108,7 +108,7 @@ class SharedBase:
         cls = model_class(task.model_class(config), config)
         same = cls._model_mapping[type(config)] if hasattr(cls, "_model_mapping") else type(bones.model)
         if not task.owns_head and type(bones.model) is same:
-            loaded = bones
+            loaded = Loaded(bones.model, tokenizer, bones.backbone, self.source)  # an adapter's own chat template
         else:
             with torch.device("meta"):
                 model = cls.from_config(config, trust_remote_code=self.trust)
