@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +78,54 @@ def loras(models: Path) -> Callable[..., dict[str, Path]]:
         return found
 
     return make
+
+
+@dataclass
+class Running:
+    """A server on a free port."""
+
+    service: Any
+    url: str
+
+    def client(self, token: str = "none", **more: Any) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, **{"max_retries": 0, "timeout": 20, **more})
+
+    def http(self, token: str | None = None) -> Any:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+
+@contextmanager
+def running(options: Any) -> Iterator[Running]:
+    """A real uvicorn in a thread."""
+    from tunesmith.serve.server import listen, make_server, open_service
+
+    place = listen("127.0.0.1", 0)
+    service = open_service(options)
+    server = make_server(service, options)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    yield Running(service, f"http://127.0.0.1:{place.getsockname()[1]}")
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def llama(base: Callable[[str], Path], loras: Callable[..., dict[str, Path]]) -> Iterator[Running]:
+    """A tiny llama with eight adapters."""
+    from tunesmith.serve.limits import Limits
+    from tunesmith.serve.server import Options
+
+    folders = {name: str(folder) for name, folder in loras("llama").items()}
+    limits = Limits(max_tokens=100, max_queue=60, max_batch=6, max_body=20_000, max_rows=20)
+    root = base("llama").parent
+    with running(Options(str(base("llama")), folders, device="cpu", limits=limits, adapter_root=root)) as found:
+        yield found

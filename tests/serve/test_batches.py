@@ -23,7 +23,9 @@ def alone(model: Any, ids: Sequence[int], **inputs: Any) -> torch.Tensor:
     return model(input_ids=torch.tensor([list(ids)]), **inputs, use_cache=False).logits[0, -1]
 
 
-def play(batch: Any, choose: Callable[[random.Random], tuple[str | None, list[int]]], check: Callable[..., None]) -> int:
+def play(
+    batch: Any, choose: Callable[[random.Random], tuple[str | None, list[int]]], check: Callable[..., None]
+) -> int:
     """Sixty events at random: rows join, write or leave, and after each step every row is checked."""
     dice = random.Random(0)
     texts: list[list[int]] = []

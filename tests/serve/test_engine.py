@@ -14,13 +14,20 @@ import pytest
 import torch
 
 from tunesmith.artifacts.switch import AdapterBank
-from tunesmith.serve.engine import Busy, Engine, Stopped
+from tunesmith.serve.engine import Busy, Engine, Gone, Stopped
 from tunesmith.serve.sampling import Sampling
 from tunesmith.serve.writing import Piece, Request
 
 END = 3  # [SEP]
 GREEDY = Sampling(temperature=0)
-PROMPTS = ["a fine film", "the plot is dull and slow", "phim hay", "i love the actor with blue and green", "not good", "we"]
+PROMPTS = [
+    "a fine film",
+    "the plot is dull and slow",
+    "phim hay",
+    "i love the actor with blue and green",
+    "not good",
+    "we",
+]
 
 
 class Client:
@@ -190,8 +197,9 @@ def test_an_adapter_leaves_when_its_last_request_is_done(
     writing.pieces.get(timeout=20)
     left: Future[None] = engine.remove("a0")
     assert engine.remove("a0") is left
-    text, last = writing.wait()
-    assert last.finish == "length"
+    with pytest.raises(Gone):
+        Client(engine, request(bank, "a0", PROMPTS[0], 60))
+    assert writing.wait()[1].finish == "length"
     left.result(timeout=20)
     assert bank.names == []
     engine.stop()
@@ -201,8 +209,7 @@ def test_a_pass_that_fails_takes_only_its_own_batch(bank: AdapterBank, engine: E
     broken = request(bank, "a0", PROMPTS[0], 5)
     with pytest.raises(Exception, match="index out of range"):
         Client(engine, Request("a0", [10**6], 5, bank.tokenizer)).wait()
-    text, last = Client(engine, broken).wait()
-    assert last.finish == "length"
+    assert Client(engine, broken).wait()[1].finish == "length"
     assert engine.metrics.value("finished_total", reason="error") == 1
 
 

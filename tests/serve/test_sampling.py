@@ -31,7 +31,9 @@ def expected(temperature: float, top_p: float) -> torch.Tensor:
     return torch.tensor([p[i] / mass if i in kept else 0.0 for i in range(4)])
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (1.0, 0.7), (2.0, 0.9), (1e-6, 1.0)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (1.0, 0.7), (2.0, 0.9), (1e-6, 1.0)]
+)
 def test_frequencies_are_those_of_the_nucleus(temperature: float, top_p: float) -> None:
     truth = expected(temperature, top_p) if temperature > 1e-3 else torch.tensor([0.0, 1.0, 0.0, 0.0])
     found = frequencies(temperature, top_p)

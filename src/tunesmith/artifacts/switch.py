@@ -1,6 +1,6 @@
 """One base and many adapters: rows of one batch may each have their own, where those are LoRA on linear modules.
 
-    y_i = W x_i + (alpha / r) B_a A_a x_i        a: the adapter of row i
+y_i = W x_i + (alpha / r) B_a A_a x_i        a: the adapter of row i
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ class AdapterBank:
         task_class = registry.load("task", "language-modeling")
         task = task_class(task_class.Options())
         loaded = load_model(
-            source, self.tokenizer, task, dtype=KINDS[dtype], trust_remote_code=trust_remote_code, quantization=quantization
+            source,
+            self.tokenizer,
+            task,
+            dtype=KINDS[dtype],
+            trust_remote_code=trust_remote_code,
+            quantization=quantization,
         )
         task.positions = positions(loaded, 0)
         self._base = self._artifact(loaded, task)

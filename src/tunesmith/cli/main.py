@@ -51,11 +51,12 @@ def top(
 
 def register() -> None:
     """Add the commands; each module imports nothing heavy at its top."""
-    from tunesmith.cli import commands_artifact, commands_doctor, commands_look, commands_train
+    from tunesmith.cli import commands_artifact, commands_doctor, commands_look, commands_serve, commands_train
 
     commands_train.add(app)
     commands_doctor.add(app)
     commands_artifact.add(app)
+    commands_serve.add(app)
     commands_look.add(app)
 
 

@@ -100,9 +100,9 @@ class Together:
     def drop(self, row: int) -> None:
         """Remove a row."""
         self.cache.drop(row)
-        for each in (self.names, self.lengths):
-            each[row] = each[-1]  # type: ignore[index]
-            each.pop()
+        self.names[row], self.lengths[row] = self.names[-1], self.lengths[-1]
+        self.names.pop()
+        self.lengths.pop()
 
     def _forward(
         self, names: list[str | None], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any

@@ -3,7 +3,7 @@
     submit --> waiting --(a slot is free: prefill)--> running --(one token a turn)--> finished
     run    --> jobs    --(one step of one job a turn)
 
-    turn:  cancelled requests leave | one step of a job | one prefill | one decoding step of every batch | adapters that may go, go
+    turn:  one step of a job | cancelled requests leave | one prefill | one decoding step of every batch | adapters that may go, go
 
 Requests whose adapters mix stand in one batch, whatever their adapters, and each leaves it at its own end. An adapter that does not mix
 (a prefix, a prompt, a bottleneck) has a batch of its own, through its own model. A prefill takes several prompts at once up to
@@ -52,6 +52,10 @@ class Busy(Exception):
 
 class Stopped(Exception):
     """The server stopped before the work was done."""
+
+
+class Gone(Exception):
+    """The adapter was unloaded between the question what there is and the request."""
 
 
 @dataclass(eq=False)
@@ -150,10 +154,13 @@ class Engine:
 
         Raises:
             Busy: they do not fit.
+            Gone: an adapter is not there any more.
         """
         tickets = [Ticket(request, deliver, Writer(request)) for request, deliver in requests]
         with self._wake:
             self._check_room(len(tickets))
+            for ticket in tickets:
+                self._check_there(ticket.request.adapter)
             self._waiting += tickets
             self._wake.notify()
         return tickets
@@ -175,11 +182,13 @@ class Engine:
 
         Raises:
             Busy: there is none.
+            Gone: the adapter is not there any more.
         """
         job = Job(steps, _promise(), adapter, counted)
         with self._wake:
             if counted:
                 self._check_room(1)
+            self._check_there(adapter)
             self._jobs.append(job)
             self._wake.notify()
         return job
@@ -196,6 +205,11 @@ class Engine:
             future = self._leaving.setdefault(name, _promise())
             self._wake.notify()
         return future
+
+    def _check_there(self, adapter: str | None) -> None:
+        """What is queued can be done: an adapter stays while somebody waits for it."""
+        if adapter is not None and (adapter in self._leaving or adapter not in self.bank.names):
+            raise Gone(f"the adapter `{adapter}` was unloaded.")
 
     def _check_room(self, count: int) -> None:
         if self._stopping:
@@ -223,8 +237,8 @@ class Engine:
             self._give_up()
 
     def _turn(self) -> None:
-        self._let_go()
         self._step_job()
+        self._let_go()
         tickets = self._next_prompts()
         if tickets:
             self._prefill(tickets)
@@ -235,8 +249,10 @@ class Engine:
     def _let_go(self) -> None:
         """Take cancelled requests out."""
         with self._wake:
-            if any(ticket.cancelled for ticket in self._waiting):
+            gone = sum(ticket.cancelled for ticket in self._waiting)
+            if gone:
                 self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
+                self.metrics.count("finished_total", gone, reason="cancelled")
         for key, group in list(self._groups.items()):
             self._free(key, group, [row for row, ticket in enumerate(group.tickets) if ticket.cancelled], "cancelled")
 
@@ -266,7 +282,8 @@ class Engine:
             free = self.slots - self.running
             if not self._waiting or free <= 0:
                 return []
-            key, longest, found = self._key(self._waiting[0]), 0, []
+            key, longest = self._key(self._waiting[0]), 0
+            found: list[Ticket] = []
             for ticket in self._waiting:
                 longest_then = max(longest, len(ticket.request.prompt))
                 fits = not found or longest_then * (len(found) + 1) <= self.prefill_tokens

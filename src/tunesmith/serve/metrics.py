@@ -75,7 +75,10 @@ class Metrics:
         with self._lock:
             lines = list(self._lines())
         for name, read in self._gauges.items():
-            lines += [*_head(name, "gauge"), *(f"{PREFIX}{name}{_braces(key)} {_number(v)}" for key, v in read().items())]
+            lines += [
+                *_head(name, "gauge"),
+                *(f"{PREFIX}{name}{_braces(key)} {_number(v)}" for key, v in read().items()),
+            ]
         return "\n".join(lines) + "\n"
 
     def _lines(self) -> Iterator[str]:

@@ -79,6 +79,7 @@ class SlotCache(Cache):
 
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self.layers: list[Any] = []
         self.rows = self.start = self.end = 0
         self.lengths: list[int] = []
         self.allocated = (0, 0)
@@ -88,7 +89,7 @@ class SlotCache(Cache):
         """Columns in use: keys of the longest row."""
         return self.end - self.start
 
-    def admit(self, source: Cache, lengths: Sequence[int]) -> None:
+    def admit(self, source: Any, lengths: Sequence[int]) -> None:
         """Take over the rows of a cache that is padded on the left.
 
         Args:
