@@ -20,6 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 STREAMS = ("domains", "tasks")
+RATES = {"full": "5e-4", "lora": "2e-3", "adapter": "2e-3"}  # each learned all three tasks of the second stream alone
 
 
 def stream_file(name: str, rows: int | None, folder: Path) -> Path:
@@ -48,7 +49,17 @@ def command(name: str, given: argparse.Namespace) -> list[str]:
         "--stream",
         str(stream_file(name, given.rows, given.output)),
     ]
-    words += ["--techniques", given.techniques, "--seeds", given.seeds, "--output", str(given.output / name)]
+    words += [
+        "--techniques",
+        given.techniques,
+        "--seeds",
+        given.seeds,
+        "--output",
+        str(given.output / name),
+        "--max-length",
+        "96",
+    ]
+    words += [w for t in given.techniques.split(",") if t in RATES for w in ("--set", f"learning_rates.{t}={RATES[t]}")]
     return words + (["--strategies", given.strategies] if given.strategies else []) + shlex.split(given.more)
 
 

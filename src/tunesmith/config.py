@@ -131,6 +131,9 @@ class CompareConfig(RunConfig):
         None, description="of a stream: also train each task alone; default: if a stage has several tasks"
     )
     baselines: list[str] | None = Field(None, description="default: every baseline that knows the task")
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="by technique, instead of learning_rate or the technique's own"
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
 
     @field_validator("models", "techniques", "strategies", "baselines", "seeds")
@@ -198,6 +201,13 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         lists = {"technique": "techniques", "seed": "seeds", "strategy": "strategies"}
         given = [name for name in lists if settings.get(name) not in (None, "none")]  # files of old name strategy: none
         problems += [(name, f"a comparison takes `{lists[name]}`, a list.") for name in given]
+        rates, techniques = settings.get("learning_rates"), settings.get("techniques")
+        if isinstance(rates, Mapping) and isinstance(techniques, list) and techniques:
+            strange = next((str(name) for name in rates if name not in techniques), None)
+            if strange is not None:
+                problems.append(
+                    (f"learning_rates.{strange}", unknown("technique of this comparison", strange, techniques))
+                )
         for name in ("strategies", "alone"):
             if settings.get(name) and not settings.get("stream"):
                 problems.append((name, "needs a stream: name the file with its stages with --stream."))

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 
 import tunesmith
+from tunesmith import config as configuration
+from tunesmith.compare.planning import plan
+from tunesmith.compare.runner import rates_in_words
+from tunesmith.config import CompareConfig
+from tunesmith.errors import ConfigError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
@@ -181,3 +186,17 @@ def test_kinds_of_problems(models: Path, tmp_path: Path) -> None:
         assert found.results["protocol"]["primary"] == primary
         assert {"full", "majority", "tfidf", "linear-probe"} <= set(rows_)
         assert rows_["tfidf"]["metrics"][primary]["mean"] > 0.9
+
+
+def test_a_technique_may_have_a_rate_of_its_own(tmp_path: Path) -> None:
+    """Before the one for all, which comes before its default; a technique that does not take part is refused."""
+    given = {"model": "m", "train": "a.csv", "techniques": ["full", "prompt-tuning", "lora"], "seeds": [0]}
+    rates = {"prompt-tuning": 0.3, "full": 1e-4}
+    config = configuration.build(
+        CompareConfig, {**given, "learning_rate": 0.2, "learning_rates": rates, "baselines": []}
+    )
+    found = {each.name: each.run.learning_rate for each in plan(config, tmp_path)}
+    assert found == {"full": 1e-4, "prompt-tuning": 0.3, "lora": 0.2}
+    assert rates_in_words(config) == "the same for all, given; given for prompt-tuning 0.3, full 0.0001"
+    with pytest.raises(ConfigError, match="did you mean `lora`"):
+        configuration.build(CompareConfig, {**given, "learning_rates": {"lore": 0.1}})

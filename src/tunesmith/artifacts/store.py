@@ -22,21 +22,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tunesmith import registry
 from tunesmith.artifacts.card import card
+from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
-from tunesmith.config import RunConfig
 from tunesmith.data.task_inference import TaskInference
 from tunesmith.errors import ArtifactError, SaveError
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
-from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, locate, positions
+from tunesmith.models.load import Loaded, Source, has_tokenizer, load_model, load_tokenizer, locate, positions
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Task
 from tunesmith.techniques._base import Technique, load_tensors
@@ -81,7 +81,7 @@ def save(
     heads: Heads,
     readings: Mapping[str, Reading],
     technique: Technique,
-    config: RunConfig,
+    config: Origin,
     notes: dict[str, Any],
     inference: TaskInference | None = None,
 ) -> Path:
@@ -165,17 +165,24 @@ def save(
     return folder
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """The artifact's description.
+def read_info(folder: Path, *, task: str | None = None, base: str | None = None) -> dict[str, Any]:
+    """The artifact's description; that of a plain peft folder is made up from its own (`artifacts.foreign`).
+
+    Args:
+        folder: an artifact, a finished run, or a plain peft folder.
+        task: of a plain peft folder, where its task type is not meant.
+        base: of a plain peft folder, where the base that it names is not here.
 
     Raises:
         ArtifactError: there is none.
     """
     folder = folder / "artifact" if (folder / "artifact" / INFO).is_file() else folder
     path = folder / INFO
+    if not path.is_file() and is_foreign(folder):
+        return {**describe(folder, task=task, base=base), "folder": str(folder)}
     if not path.is_file():
         raise ArtifactError(
-            f"`{folder}` is not an artifact (it has no {INFO}); give the `artifact` folder of a finished run."
+            f"`{folder}` is not an artifact (it has no {INFO}, and no adapter_config.json); give the `artifact` folder of a finished run, or a peft folder."
         )
     try:
         info = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -205,18 +212,49 @@ def check_files(folder: Path, info: dict[str, Any]) -> None:
             )
 
 
-def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False) -> Opened:
-    """Open an artifact: base model, technique, head, tokenizer, task.
+class Origin(Protocol):
+    """What is needed of a run's configuration."""
+
+    @property
+    def seed(self) -> int:
+        """What made the run repeatable."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code of the model folder was run."""
+
+
+class Base(Protocol):
+    """A base that several artifacts stand on (`artifacts.switch`)."""
+
+    def accept(self, info: Mapping[str, Any], source: Source, tokenizer: Any) -> None:
+        """Refuse an artifact that was made for another base or tokenizer."""
+
+    def load(self, task: Task, tokenizer: Any) -> Loaded:
+        """A model with the task's head whose base shares every tensor."""
+
+    def unshare(self, model: Any) -> None:
+        """Give a model copies of its own of what it learned inside the base."""
+
+
+def open_artifact(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False, on: Base | None = None, task: str | None = None,
+    base: str | None = None,
+) -> Opened:  # fmt: skip
+    """Open an artifact, or a plain peft folder: base model, technique, head, tokenizer, task.
 
     Args:
         path: its folder.
         dtype: of what is not quantised.
         dequantize: store a quantised base as floating point, so that something can be folded into it.
+        on: a base that is open already, in place of one of its own.
+        task: of a plain peft folder: what it is for, where its own task type is not meant.
+        base: of a plain peft folder: its base model, where the one that it names is not here.
 
     Raises:
         ArtifactError: it is damaged, or its base model changed.
     """
-    info = read_info(Path(path))
+    info = read_info(Path(path), task=task, base=base)
     folder = Path(info["folder"])
     check_files(folder, info)
     readings = readings_of(info)
@@ -225,13 +263,19 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, dequa
     technique = technique_class(
         technique_class.Options.model_validate(info["technique_options"]), registry.split_name(info["technique"])[1]
     )
+    if info.get("as_saved"):
+        technique.given = saved_config(folder)
     trust, seed = bool(info["trust_remote_code"]), int(info["seed"])
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"
     source = own if whole else _base(info)
-    tokenizer = load_tokenizer(own, trust_remote_code=trust)
+    tokenizer = load_tokenizer(own if has_tokenizer(folder) else source, trust_remote_code=trust)
+    if on is not None:
+        on.accept(info, source, tokenizer)
 
     def opened(task: Task) -> Loaded:
+        if on is not None:
+            return on.load(task, tokenizer)
         loaded = load_model(
             source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none")
         )  # fmt: skip
@@ -241,16 +285,19 @@ def open_artifact(path: str | Path, *, dtype: torch.dtype = torch.float32, dequa
 
     loaded = opened(readings[first].task)
     if whole:
-        base = info["base_model"]
-        loaded.source = Source(str(base["name"]), str(base["path"]), str(base["sha256"]))
+        made_on = info["base_model"]
+        loaded.source = Source(str(made_on["name"]), str(made_on["path"]), str(made_on["sha256"]))
         loaded.backbone.head_names = tuple(info["head"])
     else:
-        if info["head"] != list(loaded.backbone.head_names):
+        names = list(loaded.backbone.head_names)
+        if info["head"] != names and not (info.get("as_saved") and set(names) <= set(info["head"])):
             raise ArtifactError(
-                f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {list(loaded.backbone.head_names)}."
+                f"the artifact `{folder}` was trained with the head {info['head']}, this base gives {names}."
             )
         torch.manual_seed(derive(seed, "attach"))
         technique.attach(loaded.backbone)
+    if on is not None:
+        on.unshare(loaded.model)
     technique.restore(loaded.backbone, folder)
     heads = Heads(first, loaded)
     for name, reading in list(readings.items())[1:]:

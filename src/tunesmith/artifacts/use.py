@@ -234,14 +234,25 @@ def _read(data: Any, columns: Mapping[str, str], task: Any) -> sources.Rows:
         return _read(sources.write_objects(data, Path(folder) / "rows.jsonl"), columns, task)
 
 
-def load(folder: str | Path, *, device: str = "auto", dtype: str = "float32", batch_size: int = 64) -> Artifact:
-    """Open an artifact for use."""
+def load(
+    folder: str | Path, *, device: str = "auto", dtype: str = "float32", batch_size: int = 64, task: str | None = None, base: str | None = None,
+) -> Artifact:  # fmt: skip
+    """Open an artifact, or a plain peft folder, for use.
+
+    Args:
+        folder: of the artifact.
+        device: auto, cpu, cuda, mps.
+        dtype: what it computes in.
+        batch_size: rows per forward pass.
+        task: of a plain peft folder: what it is for, where its own task type is not meant.
+        base: of a plain peft folder: its base model, where the one that it names is not here.
+    """
     from tunesmith.training.precision import pick_device
 
     if dtype not in get_args(Dtype):
         raise UserError(f"dtype `{dtype}` is not known; use one of {', '.join(get_args(Dtype))}.")
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
-    opened = open_artifact(folder)
+    opened = open_artifact(folder, task=task, base=base)
     if kinds[dtype] != torch.float32:
         for parameter in (p for p in opened.heads.parameters() if p.is_floating_point()):
             parameter.data = parameter.data.to(kinds[dtype])

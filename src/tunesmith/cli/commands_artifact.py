@@ -1,4 +1,4 @@
-"""evaluate, predict."""
+"""evaluate, predict, merge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact folder
 Head = Annotated[
     str | None, typer.Option(help="of a stream: the task whose head reads the rows; auto: find out each row's task")
 ]
+Base = Annotated[
+    str | None, typer.Option("--model", help="of a plain peft folder: its base, where the one it names is not here")
+]
+For = Annotated[
+    str | None, typer.Option("--task", help="of a plain peft folder: what it is for, where it does not say so")
+]
 Data = Annotated[str, typer.Option(help="rows: file, hub id (name:split), asset:NAME")]
 
 
@@ -20,6 +26,7 @@ def add(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("evaluate")(evaluate)
     app.command("predict")(predict)
+    app.command("merge")(merge)
 
 
 def evaluate(
@@ -27,6 +34,8 @@ def evaluate(
     data: Data,
     columns: f.Columns = None,
     head: Head = None,
+    model: Base = None,
+    task: For = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -43,7 +52,7 @@ def evaluate(
     from tunesmith.console import quiet_libraries
 
     quiet_libraries()
-    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model)
     opened = opened.choose(head) if head else opened
     metrics = opened.evaluate(data, f.pairs(columns), allow_code_execution=allow_code_execution)
     content = {
@@ -68,6 +77,8 @@ def predict(
     output: Annotated[str, typer.Option("--output", "-o", help="JSONL file to write")],
     columns: f.Columns = None,
     head: Head = None,
+    model: Base = None,
+    task: For = None,
     batch_size: Annotated[int, typer.Option(min=1, help="rows per forward pass")] = 64,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -81,10 +92,59 @@ def predict(
     from tunesmith.console import quiet_libraries, say
 
     quiet_libraries()
-    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size)
+    opened = load(artifact, device=device, dtype=dtype, batch_size=batch_size, task=task, base=model)
     opened = opened.choose(head) if head else opened
     count = write_predictions(predict_file(opened, data, f.pairs(columns) or {}), Path(output))
     if json:
         f.emit({"artifact": artifact, "data": data, "output": output, "rows": count})
     else:
         say(f"{count:,} rows with predictions: {output}")
+
+
+def merge(
+    artifacts: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="one adapter, or several of one base")],
+    output: Annotated[str, typer.Option("--output", "-o", help="folder of the new artifact")],
+    method: Annotated[
+        str, typer.Option(help="of several: cat, svd, linear, ties, dare_ties, dare_linear, magnitude_prune, ..._svd")
+    ] = "cat",
+    weights: Annotated[
+        str | None, typer.Option(help="of several, comma-separated (default: all alike, in sum 1)")
+    ] = None,
+    density: Annotated[
+        float, typer.Option(min=0, max=1, help="of pruning methods: the share of entries that stays")
+    ] = 0.5,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="of svd methods: of the new adapter (default: the largest)")
+    ] = None,
+    bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
+    """Fold an adapter into its base, or several LoRA adapters into one.
+
+    Examples:
+      tunesmith merge runs/lora/artifact --output merged
+      tunesmith merge runs/a/artifact runs/b/artifact --method ties --weights 0.7,0.3 --density 0.3 --output both
+    What was written is opened again and compared; beyond --bound nothing is kept.
+    """
+    f.talk(verbose, quiet)
+    from tunesmith.artifacts.merge import merge as run
+    from tunesmith.console import quiet_libraries, say
+    from tunesmith.errors import UserError
+
+    quiet_libraries()
+    try:
+        factors = [float(part) for part in weights.split(",")] if weights else None
+    except ValueError as error:
+        raise UserError(f"--weights takes numbers such as 0.7,0.3, got `{weights}`.") from error
+    found = run(
+        artifacts, output, method=method, weights=factors, density=density, rank=rank, bound=bound, overwrite=overwrite
+    )
+    if json:
+        f.emit(found)
+    else:
+        say(
+            f"Merged ({found['method']}): {found['output']}; the largest logit moved by {found['drift']:.1e} of its size."
+        )

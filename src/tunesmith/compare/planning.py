@@ -21,7 +21,7 @@ from tunesmith.stream import Stage, file_name, for_task
 
 EVALUATIONS = 4  # points of the learning curve of each run
 ALONE = "alone"
-NEVER_OF_A_RUN = {"models", "techniques", "strategies", "baselines", "seeds", "alone", "options"}
+NEVER_OF_A_RUN = {"models", "techniques", "strategies", "baselines", "seeds", "alone", "options", "learning_rates"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def plan(config: CompareConfig, folder: Path, rows: Mapping[str, int] | None = N
         place = place_of(config, folder, model, label, seed)
         baseline = more.pop("baseline", None)
         settings = {**shared, "model": model, "technique": name, "seed": seed, "output": str(place), **more}
+        settings["learning_rate"] = config.learning_rates.get(name, config.learning_rate)
         return make(config, settings, baseline)
 
     for model in models_of(config):

@@ -228,11 +228,18 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
         "model": config.model, **several, "task": task, "train": config.train, "validation": config.validation, "eval": config.eval,
         "seeds": config.seeds, "epochs": config.epochs or (None if config.max_steps else 3.0), "max_steps": config.max_steps, "batch_size": config.batch_size,
         "techniques": config.techniques, "baselines": config.baselines, "primary": primary, "higher_is_better": higher_is_better(primary),
-        "learning_rates": "the technique's default" if config.learning_rate is None else "the same for all, given",
+        "learning_rates": rates_in_words(config),
         "command": command or "tunesmith compare --config comparison.yaml", "versions": cost.versions(), "hardware": cost.hardware(),
         "rows": provenance.get("rows", {}), "data_sha256": provenance.get("data_sha256", {}), "model_sha256": provenance.get("model_sha256", ""),
         "git_commit": cost.git_commit(), "created": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": seconds,
     }  # fmt: skip
+
+
+def rates_in_words(config: CompareConfig) -> str:
+    """Where the learning rates come from."""
+    usual = "the technique's default" if config.learning_rate is None else "the same for all, given"
+    own = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
+    return f"{usual}; given for {own}" if own else usual
 
 
 def command_line() -> str:

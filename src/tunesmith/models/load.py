@@ -6,6 +6,8 @@ hub id.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +24,9 @@ from tunesmith.models.backbone import Backbone
 from tunesmith.seeding import derive
 
 SHORTEST = 4  # tokens that a row needs: two words and the marks around them
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "bpe.codes",
+)  # fmt: skip
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt")
 
 
@@ -140,6 +145,11 @@ def _from_gguf(path: Path) -> Path:
     return store.folder("gguf", store.key_of(sha=store.file_sha256(path)), make)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the files of a tokenizer."""
+    return any((folder / file).exists() for file in TOKENIZER_FILES)
+
+
 def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model, with a padding token.
 
@@ -149,19 +159,7 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(source.path)
-    if folder.is_dir() and not any(
-        (folder / file).exists()
-        for file in (
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "vocab.txt",
-            "vocab.json",
-            "tokenizer.model",
-            "spiece.model",
-            "sentencepiece.bpe.model",
-            "bpe.codes",
-        )
-    ):
+    if folder.is_dir() and not has_tokenizer(folder):
         raise ModelError(
             f"the model folder `{source.name}` has no tokenizer; save it there with tokenizer.save_pretrained(folder)."
         )
@@ -233,7 +231,7 @@ def load_model(
     import tunesmith.models.recurrent  # noqa: F401  (registers its classes)
 
     state = torch.random.get_rng_state()
-    torch.manual_seed(derive(seed, "head"))
+    seen = {"reads": head.reads, "tokenizer": tokenizer, "owns_head": head.owns_head}
     try:
         config = transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
         inner = getattr(config, "text_config", None)
@@ -242,22 +240,37 @@ def load_model(
             if inner is not None and key == "pad_token_id":
                 setattr(inner, key, value)
         cls = model_class(head.model_class(config), config)
-        seen = {"reads": head.reads, "tokenizer": tokenizer, "owns_head": head.owns_head}
-        model, info = cls.from_pretrained(
-            source.path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,  # a head of another size is drawn anew
-            **quantized.load_options(quantization, cls, config, **seen),
-        )
+
+        def opened(renamed: dict[str, str] | None = None) -> Any:
+            torch.manual_seed(derive(seed, "head"))
+            return cls.from_pretrained(
+                source.path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,  # a head of another size is drawn anew
+                key_mapping=renamed,
+                **quantized.load_options(quantization, cls, config, **seen),
+            )
+
+        model, info = opened()
+        lost = lost_blocks(model, info, seen)
+        if lost:
+            renamed = other_prefix(lost, info["unexpected_keys"])
+            model, info = opened(renamed) if renamed else (model, info)
+            lost = lost_blocks(model, info, seen) if renamed else lost
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise _unusable(source, "model", error) from error
     finally:
         torch.random.set_rng_state(state)
         transformers.logging.set_verbosity(quiet)
+    if lost:
+        raise ModelError(
+            f"`{source.name}` lacks {len(lost)} weights of the layers of {type(model).__name__} (`{lost[0]}`), which would be random; give a "
+            "model of that family, or save it again from the class that holds all of them."
+        )
     # Names the checkpoint lacks, and those it has in another shape.
     new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     quantized.take_over(model)
@@ -265,6 +278,21 @@ def load_model(
     backbone = Backbone(model, fresh=frozenset(new), **seen)
     head.bind(model, tokenizer, backbone.kind)
     return Loaded(model, tokenizer, backbone, source)
+
+
+def lost_blocks(model: Any, info: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
+    """Weights inside the repeated blocks that a checkpoint did not bring: without a word they would be random."""
+    blocks = tuple(f"{name}." for name, _ in Backbone(model, **seen).named_layers())
+    return sorted(key for key in info["missing_keys"] if key.startswith(blocks))
+
+
+def other_prefix(lost: Sequence[str], spare: Collection[str]) -> dict[str, str] | None:
+    """How a checkpoint calls what a class calls otherwise: Llama's class for answers looks for `transformer.`, files have `model.`."""
+    ours = lost[0].split(".")[0]
+    for name in {key.split(".")[0] for key in spare}:
+        if sum(f"{name}.{key.removeprefix(f'{ours}.')}" in spare for key in lost) * 2 > len(lost):
+            return {f"^{re.escape(name)}\\.": f"{ours}."}
+    return None
 
 
 def model_class(name: str, config: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 
 from tunesmith.errors import ArtifactError, TechniqueError
 from tunesmith.models.backbone import Backbone
+from tunesmith.models.quantization import is_quantized
 from tunesmith.techniques._base import Technique, load_tensors
 
 ADAPTER = "default"
@@ -88,6 +89,9 @@ class PeftTechnique(Technique):
     """Attach, save and load through peft; subclasses say which configuration."""
 
     saves: ClassVar[Literal["state", "peft", "model"]] = "peft"
+    given: Any = None
+    """A peft configuration to use as it stands, in place of the one that the options make (an adapter made elsewhere)."""
+    adapter_name: str = ADAPTER
 
     @abstractmethod
     def peft_config(self, backbone: Backbone) -> Any:
@@ -97,7 +101,7 @@ class PeftTechnique(Technique):
         """Inject, then freeze everything but the adapter and the head."""
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-        self.config = self.peft_config(backbone)
+        self.config = self.peft_config(backbone) if self.given is None else self.given
         try:
             self.tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[self.config.peft_type](
                 backbone.model, self.config, adapter_name=ADAPTER
@@ -113,7 +117,9 @@ class PeftTechnique(Technique):
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        tensors = get_peft_model_state_dict(Shell(self.tuner), adapter_name=ADAPTER, save_embedding_layers=False)
+        tensors = get_peft_model_state_dict(
+            Shell(self.tuner), adapter_name=self.adapter_name, save_embedding_layers=False
+        )
         tensors |= {f"{PREFIX}{name}": parameter for name, parameter in backbone.head_parameters()}
         config = deepcopy(self.config)
         config.base_model_name_or_path = base_path
@@ -162,6 +168,10 @@ class PeftTechnique(Technique):
         """W' = W + what the adapter adds, for every adapted module, which goes back to its plain class."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        if is_quantized(backbone.model):
+            raise ArtifactError(
+                "nothing can be folded into quantised weights; they are stored as floating point first."
+            )
         for name, module in list(backbone.model.named_modules()):
             if isinstance(module, BaseTunerLayer):
                 module.merge(safe_merge=True)

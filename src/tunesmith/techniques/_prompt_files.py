@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from tunesmith.errors import ArtifactError
 from tunesmith.models.backbone import Backbone
 
 
@@ -19,6 +20,34 @@ def writes_text(backbone: Backbone) -> bool:
     """Whether the model is a decoder with its language-model head, for which peft's prompts mean the same as ours."""
     named = type(backbone.model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
     return backbone.kind == "decoder" and named and not backbone.head_names
+
+
+def read(folder: Path) -> torch.Tensor:
+    """The table of a file that peft wrote.
+
+    Raises:
+        ArtifactError: there is none in it.
+    """
+    from safetensors.torch import load_file
+
+    table = load_file(str(folder / "adapter_model.safetensors")).get("prompt_embeddings")
+    if table is None:
+        raise ArtifactError(f"`{folder}` holds no `prompt_embeddings`; it was made by another method or is damaged.")
+    return table
+
+
+def fill(parameter: torch.nn.Parameter, table: torch.Tensor, folder: Path) -> None:
+    """Copy a table into the parameter that stands for it.
+
+    Raises:
+        ArtifactError: it has another shape.
+    """
+    if parameter.shape != table.shape:
+        raise ArtifactError(
+            f"`{folder}`: `prompt_embeddings` has shape {tuple(table.shape)} where the model has {tuple(parameter.shape)}; it was made for another."
+        )
+    with torch.no_grad():
+        parameter.copy_(table)
 
 
 def write(

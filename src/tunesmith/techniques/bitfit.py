@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from tunesmith.config import Options as BaseOptions
-from tunesmith.errors import TechniqueError
+from tunesmith.errors import ArtifactError, TechniqueError
 from tunesmith.models.backbone import Backbone, dimensions
 from tunesmith.techniques._base import Technique
 
@@ -47,6 +47,17 @@ class BitFit(Technique):
             )
         for parameter in biases:
             parameter.requires_grad_(True)
+
+    def merge(self, backbone: Backbone) -> None:
+        """Nothing to fold: the biases are the model's own.
+
+        Raises:
+            ArtifactError: they were grown, and a plain model of this kind has no place for them.
+        """
+        if self.options.grow_biases:
+            raise ArtifactError(
+                "bitfit.grow_biases added biases that a plain model of this kind would lose; keep it as an adapter."
+            )
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """Sum over modules of the length of their bias."""

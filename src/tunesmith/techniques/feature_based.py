@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import nn
 
 from tunesmith.config import Options as BaseOptions
-from tunesmith.errors import TechniqueError
+from tunesmith.errors import ArtifactError, TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.techniques._base import Technique
 
@@ -99,6 +99,17 @@ class FeatureBased(Technique):
         backbone.model.eval()
         for name in (*backbone.head_names, *backbone.output_names):
             backbone.model.get_submodule(name).train()
+
+    def merge(self, backbone: Backbone) -> None:
+        """Nothing to fold where the head reads what it always reads.
+
+        Raises:
+            ArtifactError: a learned mix of layers, or pooling of another kind, stands before it.
+        """
+        if getattr(backbone.base, CHILD, None) is not None:
+            raise ArtifactError(
+                "feature-based pools features in a way that a plain model has no place for; keep it as an artifact, or train with pooling=native."
+            )
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """One weight a layer, one for the embeddings, one scale; 0 without the mix. A language model's output layer."""

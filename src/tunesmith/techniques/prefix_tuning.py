@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
-from tunesmith.techniques._base import Technique
-from tunesmith.techniques._prompt_files import write, writes_text
+from tunesmith.techniques._base import STATE_FILE, Technique
+from tunesmith.techniques._prompt_files import fill, read, write, writes_text
 
 CHILD = "tunesmith_prefix"
 ATTENTION = "tunesmith_prefix"
@@ -158,7 +158,10 @@ class PrefixTuning(Technique):
             size = sum(prefix.sizes)
             del prefix.embedding, prefix.network
             prefix.weight = nn.Parameter(torch.zeros(prefix.length, size))
-        super().restore(backbone, folder)
+        if (folder / STATE_FILE).is_file():
+            super().restore(backbone, folder)
+        else:  # peft's file, where there is no other
+            fill(prefix.weight, read(folder), folder)
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """2 k n_kv d_head a site (the state's size in a recurrent layer), or the size of the reparametrising network."""

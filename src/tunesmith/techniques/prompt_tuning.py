@@ -21,8 +21,8 @@ from torch import nn
 from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone
-from tunesmith.techniques._base import Technique
-from tunesmith.techniques._prompt_files import write, writes_text
+from tunesmith.techniques._base import STATE_FILE, Technique
+from tunesmith.techniques._prompt_files import fill, read, write, writes_text
 
 CHILD = "tunesmith_prompt"
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")  # count from the padding index + 1
@@ -92,6 +92,13 @@ class PromptTuning(Technique):
         super().export(backbone, folder, base_path)
         if writes_text(backbone):
             write(backbone, folder, base_path, "prompt", getattr(backbone.stack, CHILD).weight, 1)
+
+    def restore(self, backbone: Backbone, folder: Path) -> None:
+        """From our own file, or from peft's where there is no other."""
+        if (folder / STATE_FILE).is_file():
+            super().restore(backbone, folder)
+        else:
+            fill(getattr(backbone.stack, CHILD).weight, read(folder), folder)
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """K d."""
