@@ -31,7 +31,7 @@ def serve(
     adapter: Annotated[list[str] | None, typer.Option(metavar="NAME=ARTIFACT", help="an adapter by name; repeatable")] = None,
     host: Annotated[str, typer.Option(help="address to listen on; other than loopback needs a token")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 for any that is free")] = 8000,
-    token: Annotated[str | None, typer.Option(envvar="TUNESMITH_TOKEN", show_envvar=True, help="what clients must bring (as the API key); better set in the environment, where ps does not show it")] = None,
+    token: Annotated[str | None, typer.Option(envvar="TUNESMITH_TOKEN", show_envvar=True, help="what clients must bring as their API key; set it in the environment")] = None,
     max_body: Annotated[int, typer.Option(min=1024, help="bytes of a request")] = 1 << 20,
     max_tokens: Annotated[int, typer.Option(min=1, help="tokens of an answer")] = 1024,
     max_queue: Annotated[int, typer.Option(min=0, help="requests that wait beside those that run; beyond: 429")] = 64,
@@ -40,7 +40,7 @@ def serve(
     drain: Annotated[int, typer.Option(min=0, help="seconds that running requests have after SIGTERM")] = 60,
     allow_adapter_root: Annotated[Path | None, typer.Option(metavar="DIR", help="let clients load adapters from this folder (off by default)")] = None,
     quantization: f.Quantization = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     trust_remote_code: f.TrustRemoteCode = False,
     verbose: f.Verbose = 0,
@@ -69,7 +69,7 @@ def serve(
     )  # fmt: skip
 
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 def named(words: list[str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from tunesmith.tasks import _template as template
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+TOKENISING = threading.Lock()
+"""Held while a tokenizer reads text: it keeps settings (truncation) that two threads must not change at a time."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +30,40 @@ class Served:
         id: the name.
         adapter: of the bank; None for the base itself.
         tokenizer: its own.
-        task: what it was trained for.
+        task: what it was trained for; None of a base that only reads.
+        frame: what a prompt of its training stood in: `chat`, or a frame of instructions (`tasks.instruction`).
         writes: whether it continues text.
         room: tokens that it can hold; None where nothing bounds it.
         vocabulary: ids that it knows are below this.
         ends: tokens that end a text.
         chat_ends: tokens that end a turn.
         created: seconds since 1970.
-        lock: held while the tokenizer is used, which keeps settings of its own.
     """
 
     id: str
     adapter: str | None
     tokenizer: Any
     task: Any
+    frame: str
     writes: bool
     room: int | None
     vocabulary: int
     ends: frozenset[int]
     chat_ends: frozenset[int]
     created: int = field(default_factory=lambda: int(time.time()))
-    lock: Any = field(default_factory=threading.Lock)
 
 
 def describe(bank: Any, adapter: str | None, name: str) -> Served:
     """What a client needs to know of an adapter, or of the base; runs where the model may be touched."""
+    if adapter is None and not bank.writes:
+        return _reader(bank, name)
     artifact = bank.select(adapter)
     model, tokenizer, task = artifact.model, artifact.tokenizer, artifact.task
     backbone = artifact.opened.loaded.backbone
     writes = not task.owns_head and backbone.kind != "encoder" and hasattr(model, "generate")
+    # What frame the rows of a base or of a plain peft folder stood in is not known: a chat template is what people expect.
+    ours = adapter is not None and (artifact.opened.folder / INFO).is_file()
+    frame = getattr(task, "frame", "chat") if ours else "chat"
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named]), *getattr(task, "stops", [])]
     ends = frozenset(token for token in listed if token is not None)
@@ -67,16 +74,23 @@ def describe(bank: Any, adapter: str | None, name: str) -> Served:
         chat_ends |= {end} if end is not None else set()
     room = task.positions if task.positions is not None else longest_input(model.config, tokenizer)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    return Served(name, adapter, tokenizer, task, writes, room, vocabulary, ends, chat_ends)
+    tokenizer("a")  # settles its settings before others use it
+    return Served(name, adapter, tokenizer, task, frame, writes, room, vocabulary, ends, chat_ends)
+
+
+def _reader(bank: Any, name: str) -> Served:
+    """A base without an output layer, which gives vectors."""
+    model, none = bank.base.donor.model, frozenset[int]()
+    room, vocabulary = longest_input(model.config, bank.tokenizer), model.get_input_embeddings().weight.shape[0]
+    return Served(name, None, bank.tokenizer, None, "", False, room, vocabulary, none, none)
 
 
 class Catalogue:
     """Names that can be asked; those that are leaving cannot any more."""
 
-    def __init__(self, base: Served | None, aliases: tuple[str, ...] = ()) -> None:
-        self._served: dict[str, Served] = {base.id: base} if base else {}
-        self.base = base
-        self.aliases = aliases if base else ()
+    def __init__(self, base: Served, aliases: tuple[str, ...] = ()) -> None:
+        self._served = {base.id: base}
+        self.base, self.aliases = base, aliases
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
@@ -94,7 +108,7 @@ class Catalogue:
         Raises:
             Refused: 404, with the names that there are.
         """
-        if name in self.aliases and self.base is not None:
+        if name in self.aliases:
             return self.base
         if name not in self._served:
             raise Refused(404, unknown("model", name[:80], self._served), "model", "model_not_found")

@@ -224,26 +224,26 @@ class Engine:
 
     def _work(self) -> None:
         try:
-            with torch.inference_mode():
-                while True:
-                    with self._wake:
-                        while not (self._stopping or self._waiting or self._jobs or self._groups or self._leaving):
-                            self._wake.wait()
-                        if self._stopping:
-                            break
-                    self._turn()
+            while True:
+                with self._wake:
+                    while not (self._stopping or self._waiting or self._jobs or self._groups or self._leaving):
+                        self._wake.wait()
+                    if self._stopping:
+                        break
+                self._turn()
         finally:
             self._stopping = True
             self._give_up()
 
     def _turn(self) -> None:
-        self._step_job()
-        self._let_go()
-        tickets = self._next_prompts()
-        if tickets:
-            self._prefill(tickets)
-        for key, group in list(self._groups.items()):
-            self._decode(key, group)
+        self._step_job()  # not in inference mode: an adapter that is loaded makes tensors that stay
+        with torch.inference_mode():
+            self._let_go()
+            tickets = self._next_prompts()
+            if tickets:
+                self._prefill(tickets)
+            for key, group in list(self._groups.items()):
+                self._decode(key, group)
         self._unload()
 
     def _let_go(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunesmith.models.backbone import Backbone
-from tunesmith.serve.catalogue import Served, describe
+from tunesmith.serve.catalogue import TOKENISING, Served, describe
 from tunesmith.serve.prompts import check_ids
 from tunesmith.serve.refusals import Refused
 from tunesmith.tasks._base import attention_mask, pad
@@ -27,7 +28,7 @@ def embed(
     Raises:
         Refused: a text has no tokens, or more than the model reads.
     """
-    with served.lock:
+    with TOKENISING:
         rows = [list(served.tokenizer(i)["input_ids"]) if isinstance(i, str) else list(i) for i in inputs]
     for ids in rows:
         check_ids(served, ids, "input")
@@ -38,8 +39,9 @@ def embed(
                 "input",
                 "context_length_exceeded",
             )
-    together = served.adapter is None or bank.mixes(served.adapter)
-    model = bank.model if together else bank.select(served.adapter).model
+    together = bank.writes and (served.adapter is None or bank.mixes(served.adapter))
+    alone = bank.base.donor if served.adapter is None else bank.select(served.adapter)
+    model = bank.model if together else alone.model
     stack = Backbone(model, owns_head=False).stack
     found: list[list[float]] = [[]] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -48,13 +50,10 @@ def embed(
         features = [{"input_ids": rows[i]} for i in places]
         padded = pad(features, "input_ids", served.tokenizer.pad_token_id or 0).to(model.device)
         mask = attention_mask(features).to(model.device)
-        if together:
-            with bank.rows([served.adapter] * len(places)):
-                states = stack(input_ids=padded, attention_mask=mask).last_hidden_state
-        else:
-            states = stack(input_ids=padded, attention_mask=mask).last_hidden_state
-        weights = mask[:, :, None].float()
-        means = torch.where(weights > 0, states.float(), 0.0).sum(1) / weights.sum(1)
+        with torch.inference_mode(), bank.rows([served.adapter] * len(places)) if together else nullcontext():
+            states = stack(input_ids=padded, attention_mask=mask).last_hidden_state.float()
+            weights = mask[:, :, None].float()
+            means = torch.where(weights > 0, states, 0.0).sum(1) / weights.sum(1)
         for i, mean in zip(places, means.tolist(), strict=True):
             found[i] = mean
         yield
@@ -70,7 +69,7 @@ def predict(
     found: list[dict[str, Any]] = []
     for start in range(0, len(rows), size):
         artifact.choose(head or next(iter(artifact.opened.readings)))
-        with served.lock, torch.no_grad():
+        with TOKENISING, torch.no_grad():
             found += artifact.predict(rows[start : start + size], source="rows", first=start)
         yield
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.errors import DataError
-from tunesmith.serve.catalogue import Served
+from tunesmith.serve.catalogue import TOKENISING, Served
 from tunesmith.serve.refusals import Refused
 from tunesmith.tasks import _template as template
 from tunesmith.tasks._generation import plain_ids, without_end
@@ -20,10 +20,9 @@ def chat_ids(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
     """
     try:
         found = template.normalise(list(messages))
-        frame = getattr(served.task, "frame", "chat")
-        with served.lock:
-            if frame != "chat":
-                return _framed(served, found, frame)
+        with TOKENISING:
+            if served.frame != "chat":
+                return _framed(served, found)
             system = getattr(served.task.options, "system", None)
             if system and found[0]["role"] != "system":
                 found = [{"role": "system", "content": system}, *found]
@@ -39,13 +38,13 @@ def chat_ids(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
         raise Refused(400, reason, "messages", "invalid_value") from error
 
 
-def _framed(served: Served, messages: Sequence[dict[str, Any]], frame: str) -> list[int]:
+def _framed(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
     """The ids of one instruction, as the adapter's training rows had it."""
     system = [m["content"] for m in messages if m["role"] in ("system", "developer")]
     asked = [m["content"] for m in messages if m["role"] == "user"]
     if len(asked) != 1 or len(system) > 1 or len(asked) + len(system) != len(messages):
         raise Refused(
-            400, f"`{served.id}` was trained on single instructions (frame `{frame}`); send one user message, with a system message at most.",
+            400, f"`{served.id}` was trained on single instructions (frame `{served.frame}`); send one user message, with a system message at most.",
             "messages", "invalid_value",
         )  # fmt: skip
     row = {"system": system[0]} if system else {}
@@ -60,7 +59,7 @@ def text_ids(served: Served, prompt: str | Sequence[int]) -> list[int]:
         Refused: it holds nothing, or an id that the model does not know.
     """
     if isinstance(prompt, str):
-        with served.lock:
+        with TOKENISING:
             ids = without_end(served.tokenizer(prompt)["input_ids"], served.tokenizer)
     else:
         ids = list(prompt)

@@ -70,9 +70,9 @@ class Service:
     def _writer(self, model: str) -> Served:
         served = self.catalogue.find(model)
         if not served.writes:
+            why = f"its task is {served.task.name}" if served.task is not None else "it is a base that reads"
             raise Refused(
-                400, f"`{served.id}` writes no text (its task is {served.task.name}); ask /v1/predict or /v1/embeddings.", "model",
-                "invalid_value",
+                400, f"`{served.id}` writes no text ({why}); ask /v1/predict or /v1/embeddings.", "model", "invalid_value"
             )  # fmt: skip
         return served
 
@@ -174,7 +174,7 @@ class Service:
         return self._card(self.catalogue.find(name))
 
     def _card(self, served: Served) -> dict[str, Any]:
-        base = self.catalogue.base.id if self.catalogue.base and served.adapter is not None else None
+        base = self.catalogue.base.id if served.adapter is not None else None
         return {
             "id": served.id, "object": "model", "created": served.created, "owned_by": "tunesmith", "root": served.id, "parent": base,
             "task": served.task.name if served.adapter is not None else None, "max_model_len": served.room,
