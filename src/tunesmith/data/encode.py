@@ -45,14 +45,19 @@ class Encoder(Protocol):
         """The features of each row."""
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Hash of what a tokenizer does to text; fast and slow tokenizers alike."""
+def tokenizer_fingerprint(tokenizer: Any, *, template: bool = True) -> str:
+    """Hash of what a tokenizer does to text; fast and slow tokenizers alike.
+
+    Args:
+        tokenizer: the tokenizer.
+        template: whether its chat template counts, which says nothing about what a token means.
+    """
     if getattr(tokenizer, "is_fast", False):
         text = _sorted(tokenizer.backend_tokenizer.to_str())
     else:
         merges = getattr(tokenizer, "bpe_ranks", None) or {}
         text = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(map(str, merges)), repr(tokenizer)])
-    sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template)
+    sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template if template else None)
     return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
 
 
