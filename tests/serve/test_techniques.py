@@ -125,7 +125,9 @@ def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Pat
     tokenizer = AutoTokenizer.from_pretrained(spoken)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(spoken)
-    with running(Options(str(base("llama")), {"plain": str(plain), "spoken": str(spoken)}, device="cpu")) as server:
+    short = random_artifact(base("llama"), tmp_path / "short", "summarization", "lora")
+    folders = {"plain": str(plain), "spoken": str(spoken), "short": str(short)}
+    with running(Options(str(base("llama")), folders, device="cpu")) as server:
         catalogue = server.service.catalogue
         user = {"role": "user", "content": "a fine film"}
 
@@ -139,5 +141,7 @@ def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Pat
         framed = text("plain", user)
         assert "a fine film" in framed
         assert text(catalogue.base.id, user) != framed
+        with pytest.raises(Refused, match="rows of summarization"):
+            text("short", user)
         with pytest.raises(Refused, match="trained on single instructions"):
             text("plain", user, {"role": "assistant", "content": "yes"}, user)

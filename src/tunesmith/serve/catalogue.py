@@ -18,6 +18,8 @@ from tunesmith.tasks import _template as template
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+TALKS = ("chat", "instruction", "language-modeling")
+"""Tasks whose adapters a message can be sent to; what others read is a row."""
 TOKENISING = threading.Lock()
 """Held while a tokenizer reads text: it keeps settings (truncation) that two threads must not change at a time."""
 
@@ -31,7 +33,8 @@ class Served:
         adapter: of the bank; None for the base itself.
         tokenizer: its own.
         task: what it was trained for; None of a base that only reads.
-        frame: what a prompt of its training stood in: `chat`, or a frame of instructions (`tasks.instruction`).
+        frame: what a prompt of its training stood in: `chat`, a frame of instructions (`tasks.instruction`), or the task whose rows
+            make it.
         writes: whether it continues text.
         room: tokens that it can hold; None where nothing bounds it.
         vocabulary: ids that it knows are below this.
@@ -64,6 +67,7 @@ def describe(bank: Any, adapter: str | None, name: str) -> Served:
     # What frame the rows of a base or of a plain peft folder stood in is not known: a chat template is what people expect.
     ours = adapter is not None and (artifact.opened.folder / INFO).is_file()
     frame = getattr(task, "frame", "chat") if ours else "chat"
+    frame = task.name if ours and task.name not in TALKS else frame
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named]), *getattr(task, "stops", [])]
     ends = frozenset(token for token in listed if token is not None)

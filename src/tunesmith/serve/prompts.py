@@ -40,6 +40,13 @@ def chat_ids(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
 
 def _framed(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
     """The ids of one instruction, as the adapter's training rows had it."""
+    if served.frame == served.task.name:
+        raise Refused(
+            400,
+            f"`{served.id}` was trained on rows of {served.task.name}, not on messages; send rows to /v1/predict.",
+            "model",
+            "invalid_value",
+        )
     system = [m["content"] for m in messages if m["role"] in ("system", "developer")]
     asked = [m["content"] for m in messages if m["role"] == "user"]
     if len(asked) != 1 or len(system) > 1 or len(asked) + len(system) != len(messages):

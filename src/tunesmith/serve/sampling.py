@@ -110,10 +110,10 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Chosen]:
 def draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """A token drawn from the nucleus of one row of logits, [vocabulary]."""
     u = float(torch.rand((), generator=generator, dtype=torch.float64))
-    scaled = (
-        logits.double() - logits.double().max()
-    )  # so that a tiny temperature divides nothing but zeros and negatives
-    weights = (scaled / temperature).exp()
+    scaled = logits.cpu().double()  # some devices have no double precision
+    weights = (
+        (scaled - scaled.max()) / temperature
+    ).exp()  # a tiny temperature divides nothing but zeros and negatives
     total = weights.sum()
     if top_p >= 1:
         return _at(weights.cumsum(0), u)
