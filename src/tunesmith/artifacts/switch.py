@@ -27,7 +27,7 @@ from tunesmith import registry
 from tunesmith.artifacts.mixed import RowAdapters, lora_layers
 from tunesmith.artifacts.store import open_artifact
 from tunesmith.artifacts.use import Artifact
-from tunesmith.data.encode import vocabulary_fingerprint
+from tunesmith.data.encode import tokenizer_fingerprint
 from tunesmith.errors import ArtifactError, UserError, unknown
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.heads import share
@@ -55,7 +55,7 @@ class SharedBase:
         self.donor.model.to(device)
         for parameter in self.donor.model.parameters():
             parameter.requires_grad_(False)
-        self.fingerprint = vocabulary_fingerprint(self.tokenizer)
+        self.fingerprint = tokenizer_fingerprint(self.tokenizer, template=False)
         self.values = {id(p): p.data for p in self.donor.model.parameters()}
 
     def tensors(self) -> list[torch.Tensor]:
@@ -83,7 +83,7 @@ class SharedBase:
                 f"`{place}` was trained on a base stored as {info.get('quantization', 'none')}, and this one is stored as {self.quantization}; "
                 "open the base with the same quantization."
             )
-        if vocabulary_fingerprint(tokenizer) != self.fingerprint:
+        if tokenizer_fingerprint(tokenizer, template=False) != self.fingerprint:
             raise ArtifactError(
                 f"`{place}` has another tokenizer than `{self.source.name}`; its tokens would mean other words here."
             )
@@ -108,7 +108,7 @@ class SharedBase:
         cls = model_class(task.model_class(config), config)
         same = cls._model_mapping[type(config)] if hasattr(cls, "_model_mapping") else type(bones.model)
         if not task.owns_head and type(bones.model) is same:
-            loaded = Loaded(bones.model, tokenizer, bones.backbone, self.source)  # an adapter's own chat template
+            loaded = Loaded(bones.model, tokenizer, bones.backbone, self.source)  # its own chat template
         else:
             with torch.device("meta"):
                 model = cls.from_config(config, trust_remote_code=self.trust)

@@ -57,6 +57,7 @@ def register() -> None:
         commands_chat,
         commands_doctor,
         commands_look,
+        commands_serve,
         commands_train,
     )
 
@@ -65,6 +66,7 @@ def register() -> None:
     commands_artifact.add(app)
     commands_chat.add(app)
     commands_adapter.add(app)
+    commands_serve.add(app)
     commands_look.add(app)
 
 

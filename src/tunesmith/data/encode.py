@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,22 +45,20 @@ class Encoder(Protocol):
         """The features of each row."""
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Hash of what a tokenizer does to text; fast and slow tokenizers alike."""
+def tokenizer_fingerprint(tokenizer: Any, *, template: bool = True) -> str:
+    """Hash of what a tokenizer does to text; fast and slow tokenizers alike.
+
+    Args:
+        tokenizer: the tokenizer.
+        template: whether its chat template counts, which says nothing about what a token means.
+    """
     if getattr(tokenizer, "is_fast", False):
         text = _sorted(tokenizer.backend_tokenizer.to_str())
     else:
         merges = getattr(tokenizer, "bpe_ranks", None) or {}
         text = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(map(str, merges)), repr(tokenizer)])
-    sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template)
+    sides = (tokenizer.truncation_side, tokenizer.padding_side, tokenizer.chat_template if template else None)
     return hashlib.sha256(f"{type(tokenizer).__name__}{sides}{text}".encode()).hexdigest()
-
-
-def vocabulary_fingerprint(tokenizer: Any) -> str:
-    """Hash of how text becomes token ids, whatever frame messages are put in and which side is padded."""
-    plain = copy(tokenizer)
-    plain.truncation_side, plain.padding_side, plain.chat_template = "right", "right", None
-    return tokenizer_fingerprint(plain)
 
 
 @lru_cache(maxsize=4)  # a run asks for every role of every stage, and the text is the same
