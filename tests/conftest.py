@@ -35,6 +35,14 @@ def quiet() -> None:
 
 
 @pytest.fixture(autouse=True)
+def usual_verbosity() -> None:
+    """What another test made quiet speaks again."""
+    from tunesmith.console import set_verbosity
+
+    set_verbosity(0)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test writes to a temporary cache; tests marked `registry` keep the shared one, so that nothing is fetched twice."""
     if request.node.get_closest_marker("registry") is None:

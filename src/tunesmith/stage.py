@@ -274,7 +274,7 @@ def lengths_of(model: Model, turn: Turn) -> dict[str, int]:
 
 
 def make_feed(
-    model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any, planned: Mapping[str, float] | None
+    model: Model, turn: Turn, rows: Any, stand_in: Any, recorder: Any, planned: Mapping[str, float] | None = None
 ) -> tuple[Any, int]:
     """What every step is made of, and into how many packed sequences the rows went (0: none).
 

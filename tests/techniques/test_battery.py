@@ -22,6 +22,7 @@ VARIANTS = [
     ("adapter", {"placement": "parallel"}),
     ("lora", {"rank": 4}),
     ("dora", {"rank": 4}),
+    ("qlora", {"rank": 4}),
     ("ia3", {}),
     ("prompt-tuning", {"length": 5}),
     ("prefix-tuning", {"length": 5}),

@@ -28,6 +28,9 @@ FLIPS: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "dora": {
         "rank": ({}, 4), "alpha": ({}, 8), "dropout": ({}, 0.5), "targets": ({}, ["q"]), "rank_stabilized": ({}, True), "init": ({}, "gaussian"),
     },
+    "qlora": {
+        "rank": ({}, 4), "alpha": ({}, 8), "dropout": ({}, 0.5), "targets": ({}, ["q"]), "rank_stabilized": ({}, True), "init": ({}, "gaussian"),
+    },
     "ia3": {"targets": ({}, ["v"])},
     "prompt-tuning": {"length": ({}, 7), "init": ({}, "random"), "text": ({"init": "text"}, "a good film")},
     "prefix-tuning": {"length": ({}, 7), "reparametrization": ({}, True), "hidden": ({"reparametrization": True}, 8)},

@@ -70,6 +70,7 @@ class RowAdapters:
         self._hooks: dict[str, Any] = {}
         self._names: list[str | None] = []
         self._places: dict[str, torch.Tensor] = {}
+        self._tables: dict[tuple[str, ...], tuple[torch.Tensor, torch.Tensor]] = {}  # of the rows, by a stack's names
 
     def __contains__(self, name: str) -> bool:
         return name in self._layers
@@ -117,15 +118,15 @@ class RowAdapters:
     @contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
         """Which adapter each row of the batches inside has."""
-        before = self._names, self._places
+        before = self._names, self._places, self._tables
         self._names = list(names)
-        self._places = {}
+        self._places, self._tables = {}, {}
         for name in dict.fromkeys(n for n in names if n is not None):
             self._places[name] = torch.tensor([i for i, n in enumerate(names) if n == name])
         try:
             yield
         finally:
-            self._names, self._places = before
+            self._names, self._places, self._tables = before
 
     def _changed(self, place: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """The output with every row's own change added."""
@@ -143,17 +144,22 @@ class RowAdapters:
         return out
 
     def _together(self, stack: Stack, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        widest = max(len(self._places[name]) for name in stack.names if name in self._places)
-        # Rows by adapter, the rest filled with a row of zeros behind the last one.
-        table = torch.full((len(stack.names), widest), len(x), dtype=torch.long)
-        for i, name in enumerate(stack.names):
-            rows = self._places.get(name)
-            if rows is not None:
-                table[i, : len(rows)] = rows
-        table = table.to(x.device)
+        key = tuple(stack.names)
+        if key not in self._tables:
+            self._tables[key] = self._table(stack.names, len(x), x.device)
+        table, known = self._tables[key]
         padded = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
-        grouped = padded[table.flatten()].view(len(stack.names), -1, x.shape[-1])
+        grouped = padded[table].view(len(stack.names), -1, x.shape[-1])
         change = torch.bmm(torch.bmm(grouped, stack.a.transpose(1, 2)), stack.b.transpose(1, 2)) * stack.scales
         change = change.view(-1, *out.shape[1:])
-        known = table.flatten() < len(x)
-        return out.index_add(0, table.flatten()[known], change[known])
+        return out.index_add(0, table[known], change[known])
+
+    def _table(self, names: Sequence[str], rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows by adapter, filled up with a row of zeros behind the last one; and which of them are rows."""
+        widest = max(len(self._places[name]) for name in names if name in self._places)
+        table = torch.full((len(names), widest), rows, dtype=torch.long)
+        for i, name in enumerate(names):
+            if name in self._places:
+                table[i, : len(self._places[name])] = self._places[name]
+        flat = table.flatten().to(device)
+        return flat, flat < rows
