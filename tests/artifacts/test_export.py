@@ -62,7 +62,8 @@ def test_peft(kind: str, task: str, technique: str, more: dict[str, Any], models
 
 
 def _of(folder: Path, task: str) -> tuple[Any, Any]:
-    opened = open_artifact(folder, task=task)
+    plain = not (folder / "artifact").is_dir()
+    opened = open_artifact(folder, task=task if plain else None)
     return opened.loaded.model, opened.loaded.tokenizer
 
 
@@ -123,9 +124,7 @@ def test_what_a_format_cannot_hold(models: Path, tmp_path: Path, monkeypatch: py
         with pytest.raises(UserError, match=words):
             export(folder, to, tmp_path / "out")
     with pytest.raises(UserError, match="nothing was written"):
-        export(writes, "merged", tmp_path / "out", bound=0.0) if export(writes, "merged", tmp_path / "m")[
-            "drift"
-        ] else pytest.skip("no drift")
+        export(writes, "merged", tmp_path / "out", bound=0.0)
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="--overwrite"):
         export(writes, "peft", tmp_path / "there")

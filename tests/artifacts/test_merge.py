@@ -176,6 +176,7 @@ def test_adapters_that_do_not_belong_together(three: dict[str, Path], tmp_path: 
     other = train("bert", models, tmp_path / "other", technique="ia3")
     tags = train("bert", models, tmp_path / "tags", "token-classification")
     llama = train("llama", models, tmp_path / "llama")
+    pissa = train("bert", models, tmp_path / "pissa", lora={"init": "pissa"}, max_steps=1)
     for several, words, more in (
         ([three["a"], other], "only where all are LoRA", {}),
         ([three["a"], tags], "other questions", {}),
@@ -184,6 +185,11 @@ def test_adapters_that_do_not_belong_together(three: dict[str, Path], tmp_path: 
         ([three["a"], three["b"]], "as many weights", {"weights": [1.0]}),
         ([three["a"], three["b"]], "did you mean `ties`", {"method": "tie"}),
         ([three["a"], three["b"]], "sum to 0", {"weights": [1.0, -1.0]}),
+        ([three["a"], three["b"]], "no rank to choose", {"method": "cat", "rank": 4}),
+        ([three["a"], three["b"]], "drops nothing", {"method": "svd", "density": 0.3}),
+        ([three["a"]], "are for several", {"weights": [1.0]}),
+        ([three["a"]], "are for several", {"method": "cat"}),
+        ([pissa, three["b"]], "rewriting its base", {}),
     ):
         with pytest.raises(UserError, match=words):
             merge(several, tmp_path / "merged", **more)

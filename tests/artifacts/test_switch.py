@@ -170,9 +170,11 @@ def test_what_does_not_fit_is_refused(world: dict[str, Any], models: Path, tmp_p
     bank = AdapterBank(base(world, "llama"), device="cpu")
     folder = world["llama"][0][1]
     for name in ("../x", "a/b", "", ".hidden", "x" * 65, "a b", "a\n"):
-        with pytest.raises(tunesmith.UserError, match="cannot name an adapter"):
+        with pytest.raises(tunesmith.UserError, match="cannot be the name"):
             bank.add(name, folder)
     bank.add("one", folder)
+    with pytest.raises(tunesmith.UserError, match="leave them out"):
+        tunesmith.load(folder, labels=["a", "b"])  # an artifact says its own labels: the option would change nothing
     with pytest.raises(tunesmith.UserError, match="already"):
         bank.add("one", folder)
     with pytest.raises(tunesmith.UserError, match="was made for"):
@@ -235,6 +237,11 @@ def test_a_plain_peft_folder_is_an_adapter_too(world: dict[str, Any], tmp_path: 
     bank.add("ours", folder)
     bank.add("plain", tmp_path)
     assert torch.equal(logits(bank.select("ours")), logits(bank.select("plain"))) and bank.mixes("plain")
+    # A folder that names a base elsewhere is tried on this one, and nobody asks a hub for what it names.
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/where"}))
+    bank.add("elsewhere", tmp_path)
+    assert torch.equal(logits(bank.select("ours")), logits(bank.select("elsewhere")))
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     name = next(iter(tensors))
     save_file({**tensors, name: torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")

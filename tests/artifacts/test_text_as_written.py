@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import tunesmith
-from tunesmith.artifacts.writing import HALF, Pieces, Sampling, Writer
+from tunesmith.artifacts.detokenise import BROKEN
+from tunesmith.artifacts.writing import Pieces, Sampling, Writer
 from tunesmith.errors import DataError, UserError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for
@@ -104,10 +105,11 @@ def test_each_setting_changes_the_text(writers: Any) -> None:
 
 
 def test_the_random_numbers_of_others_are_left_alone(writers: Any) -> None:
+    writer = writers("chat")  # opening a model draws numbers of its own
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    written(writers("chat"), ASK, Sampling(temperature=1.0, max_new_tokens=5))
+    written(writer, ASK, Sampling(temperature=1.0, max_new_tokens=5))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -167,7 +169,7 @@ def test_no_half_character_is_given_out(byte_tokenizer: Any) -> None:
     pieces = Pieces(byte_tokenizer)
     found = [pieces.add(token) for token in byte_tokenizer(text)["input_ids"]]
     assert "".join(found) + pieces.rest() == text
-    assert all(HALF not in piece for piece in found)
+    assert all(BROKEN not in piece for piece in found)
     assert max(len(piece.encode()) for piece in found) == 4 and "" in found
 
 
@@ -184,7 +186,7 @@ def test_pieces_are_what_all_tokens_decode_to(byte_tokenizer: Any) -> None:
         ids = [draw.choice([0, *range(1, 257)]) for _ in range(draw.randrange(1, 30))]
         pieces = Pieces(byte_tokenizer)
         found = "".join(pieces.add(token) for token in ids) + pieces.rest()
-        assert found == byte_tokenizer.decode(ids, skip_special_tokens=True).rstrip(HALF)
+        assert found == byte_tokenizer.decode(ids, skip_special_tokens=True).rstrip(BROKEN)
 
 
 def test_white_space_around_is_left_out(byte_tokenizer: Any) -> None:

@@ -99,6 +99,8 @@ def test_defaults(models: Path) -> None:
     bert, llama, t5 = (str(tiny_model(kind, models / kind)) for kind in ("bert", "llama", "t5"))
     reading = settings(NAMED, model=bert)
     assert default_techniques(reading) == ["lora"] and default_baselines(reading) == ["majority"]
+    plain = configuration.build(CompareConfig, {"model": "m", "train": "a.csv"})
+    assert {"lora", "full"} <= set(default_techniques(plain)) and "qlora" not in default_techniques(plain)
     found = default_strategies(reading)
     assert (found[0], found[-1], len(found)) == ("none", "joint", 9)
     assert default_strategies(settings(NAMED[:1], model=bert)) == ["none"]

@@ -14,8 +14,9 @@ import openai
 import pytest
 from served import Running, random_lora, running
 
+from tunesmith.artifacts.switch import check_name
 from tunesmith.errors import UserError
-from tunesmith.serve.catalogue import base_name, check_name
+from tunesmith.serve.catalogue import base_name
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.security import check_token, is_loopback
 from tunesmith.serve.server import Options, listen, open_service

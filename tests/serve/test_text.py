@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tunesmith.serve.text import BROKEN, Detokeniser, StopStrings, token_text
+from tunesmith.artifacts.detokenise import BROKEN, Detokeniser
+from tunesmith.serve.text import StopStrings, token_text
 from tunesmith.testing.models import tiny_tokenizer
 
 TEXTS = [

@@ -273,7 +273,6 @@ def _write_onnx(opened: Opened, folder: Path, bound: float) -> None:
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2)
     outputs = ["start_logits", "end_logits"] if opened.task.name == "question-answering" else ["logits"]
     folder.mkdir()
-    kept = model.config._attn_implementation
     try:
         program = _quietly(
             lambda: torch.onnx.export(
@@ -287,8 +286,6 @@ def _write_onnx(opened: Opened, folder: Path, bound: float) -> None:
             f"{type(model).__name__} with {opened.technique.name} cannot be written as ONNX ({type(error).__name__}: "
             f"{(str(error).strip() or 'no message').splitlines()[0][:200]}); merge it first, or use --to merged."
         ) from error
-    finally:
-        model.set_attn_implementation(kept)
     loaded.tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
 

@@ -36,6 +36,7 @@ BOUND = 1e-3
 PRUNING = ("ties", "dare_ties", "dare_linear", "magnitude_prune")
 METHODS = ("linear", "cat", "svd", *PRUNING, *(f"{name}_svd" for name in PRUNING))
 MERGED = "merged"
+DENSITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Origin:
 
 
 def merge(
-    artifacts: Sequence[str | Path], output: str | Path, *, method: str = "cat", weights: Sequence[float] | None = None, density: float = 0.5,
+    artifacts: Sequence[str | Path], output: str | Path, *, method: str | None = None, weights: Sequence[float] | None = None, density: float | None = None,
     rank: int | None = None, bound: float = BOUND, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Merge artifacts (or plain peft folders) into a new one.
@@ -55,9 +56,9 @@ def merge(
     Args:
         artifacts: one adapter, which is folded into its base, or several LoRA adapters of one base.
         output: folder of the new artifact.
-        method: of several: how they become one.
+        method: of several: how they become one (default cat).
         weights: of several: the factor of each (default 1 / n).
-        density: of pruning methods: the share of entries that stays.
+        density: of pruning methods: the share of entries that stays (default 0.5).
         rank: of methods that end in svd: of the new adapter (default: the largest).
         bound: how far a logit may move, as a share of the largest.
         overwrite: replace what is in `output`.
@@ -74,12 +75,23 @@ def merge(
     if place.exists() and not overwrite:
         raise UserError(f"`{place}` is there already; add --overwrite or give another --output.")
     if len(artifacts) == 1:
+        if any(each is not None for each in (method, weights, density, rank)):
+            raise UserError(
+                "one artifact is folded into its base as it is; method, weights, density and rank are for several."
+            )
         opened = open_artifact(artifacts[0], dequantize=True)
         before = {name: probes.answers(each.model, each.tokenizer) for name, each in opened.heads.loaded.items()}
         saved, notes = _fold(opened)
     else:
+        method = method or "cat"
         if method not in METHODS:
             raise UserError(unknown("method", method, METHODS))
+        if rank is not None and not method.endswith("svd"):
+            raise UserError(f"{method} has no rank to choose; leave it out, or take svd or a method that ends in _svd.")
+        if density is not None and not method.startswith(PRUNING):
+            raise UserError(
+                f"{method} drops nothing, so it has no density; leave it out, or take one of {', '.join(PRUNING)}."
+            )
         factors = list(weights) if weights is not None else [1 / len(artifacts)] * len(artifacts)
         if len(factors) != len(artifacts):
             raise UserError(f"{len(artifacts)} artifacts need as many weights, got {len(factors)}.")
@@ -109,7 +121,7 @@ def _fold(opened: Opened) -> tuple[Any, dict[str, Any]]:
 
 
 def _combine(
-    opened: Opened, artifacts: Sequence[str | Path], method: str, weights: Sequence[float], density: float, rank: int | None
+    opened: Opened, artifacts: Sequence[str | Path], method: str, weights: Sequence[float], density: float | None, rank: int | None
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Several LoRA adapters into one, in the model of the first."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -134,8 +146,8 @@ def _combine(
         with torch.random.fork_rng():
             torch.manual_seed(0)  # DARE drops entries by chance
             tuner.add_weighted_adapter(
-                names, list(weights), MERGED, combination_type=method, svd_rank=rank if method.endswith("svd") else None,
-                density=density if "ties" in method or "dare" in method or "prune" in method else None,
+                names, list(weights), MERGED, combination_type=method, svd_rank=rank,
+                density=(density if density is not None else DENSITY) if method.startswith(PRUNING) else None,
             )  # fmt: skip
     except ValueError as error:
         raise UserError(
@@ -167,6 +179,10 @@ def _check_kind(opened: Opened) -> None:
     if opened.technique.saves != "peft" or not hasattr(config, "lora_alpha") or config.use_dora:
         raise UserError(
             f"`{opened.folder}` was trained with {opened.technique.name}; several adapters become one only where all are LoRA."
+        )
+    if str(config.init_lora_weights).startswith(("pissa", "olora", "corda", "loftq")):
+        raise UserError(
+            f"`{opened.folder}` began by rewriting its base (init {config.init_lora_weights}); fold it into a model of its own instead."
         )
     if len(opened.heads.loaded) > 1:
         raise UserError(f"`{opened.folder}` has several heads; merge artifacts of one task.")

@@ -32,7 +32,7 @@ from tunesmith.artifacts.card import card
 from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
 from tunesmith.data.task_inference import TaskInference
-from tunesmith.errors import ArtifactError, SaveError
+from tunesmith.errors import ArtifactError, SaveError, UserError
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
@@ -260,6 +260,10 @@ def open_artifact(
     """
     info = read_info(Path(path), task=task, base=base, labels=labels)
     folder = Path(info["folder"])
+    if (task or base or labels) and (folder / INFO).is_file():
+        raise UserError(
+            f"a task, a base and labels are named for plain peft folders; `{folder}` says its own, so leave them out."
+        )
     check_files(folder, info)
     readings = readings_of(info)
     first = next(iter(readings))

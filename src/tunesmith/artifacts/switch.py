@@ -13,6 +13,7 @@ Rows of different LoRA adapters of a language model can stand in one batch (`row
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ import torch
 from torch import nn
 
 from tunesmith import registry
+from tunesmith.artifacts.foreign import CONFIG
 from tunesmith.artifacts.mixed import RowAdapters, lora_layers
-from tunesmith.artifacts.store import open_artifact
+from tunesmith.artifacts.store import INFO, open_artifact
 from tunesmith.artifacts.use import Artifact
 from tunesmith.data.encode import tokenizer_fingerprint
 from tunesmith.errors import ArtifactError, UserError, unknown
@@ -36,6 +38,19 @@ from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, lo
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DONORS = {"decoder": "language-modeling", "encoder-decoder": "instruction", "encoder": "text-classification"}
 """The task whose class has all parts of a base: the output layer of what writes, the pooler of what reads."""
+
+
+def check_name(name: str) -> str:
+    """An adapter's name, which stands in URLs, labels and logs.
+
+    Raises:
+        UserError: it holds anything else than letters, digits, dots, dashes and underscores.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"`{name[:80]}` cannot be the name of an adapter; use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first."
+        )
+    return name
 
 
 class SharedBase:
@@ -207,13 +222,10 @@ class AdapterBank:
             UserError: the name is taken or could be mistaken for a path.
             ArtifactError: the artifact is damaged or was made for another base, tokenizer or storage.
         """
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"`{name}` cannot name an adapter: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first."
-            )
+        check_name(name)
         if name in self._adapters:
             raise UserError(f"there is an adapter `{name}` already; remove it first or take another name.")
-        opened = open_artifact(folder, dtype=self.dtype, on=self.base)
+        opened = open_artifact(folder, dtype=self.dtype, on=self.base, base=self._base_of(Path(folder)))
         for loaded in opened.heads.loaded.values():
             for parameter in loaded.model.parameters():
                 parameter.requires_grad_(False)
@@ -223,6 +235,17 @@ class AdapterBank:
         layers = lora_layers(opened)
         if self.writes and layers is not None:
             self._rows().add(name, layers)
+
+    def _base_of(self, folder: Path) -> str | None:
+        """This base, for a plain peft folder that names none on this machine: what a folder says must not send us to a hub."""
+        config = folder / CONFIG
+        if (folder / INFO).is_file() or (folder / "artifact" / INFO).is_file() or not config.is_file():
+            return None
+        try:
+            named = str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None  # whoever opens it says what is wrong
+        return None if named.startswith("asset:") or Path(named).expanduser().exists() else self.base.source.path
 
     def remove(self, name: str) -> None:
         """Forget an adapter; its memory is free once nothing else holds it.

@@ -22,11 +22,11 @@ from typing import Any, Literal
 
 import torch
 
+from tunesmith.artifacts.detokenise import BROKEN, Detokeniser
 from tunesmith.artifacts.use import Artifact
 from tunesmith.errors import DataError, UserError
 from tunesmith.tasks import _template as template
 
-HALF = "\ufffd"  # what a decoder puts in place of bytes that are no character yet
 SHARE = 0.5  # of the context: more than that an answer does not claim
 
 
@@ -262,33 +262,22 @@ class _Hand:
 class Pieces:
     """Tokens to text, piece by piece: whole characters only, and together what the tokens are decoded to at once.
 
-    A token alone may decode otherwise than behind others (word pieces, bytes), so each new text is what two overlapping runs of tokens
-    differ by: those since the last piece but one, with and without the new ones.
-
     Args:
         tokenizer: the model's.
         strip: leave out white space before the text and behind it.
     """
 
     def __init__(self, tokenizer: Any, *, strip: bool = False) -> None:
-        self.tokenizer, self.strip = tokenizer, strip
-        self.ids: list[int] = []
-        self.before, self.read = 0, 0  # where the last piece begins, and ends
+        self.detokeniser, self.strip = Detokeniser(tokenizer), strip
         self.begun, self.blank = False, ""  # white space that something must follow
 
     def add(self, token: int) -> str:
         """The text that is certain now and was not before; often none."""
-        self.ids.append(token)
-        known, now = self._decode(self.ids[self.before : self.read]), self._decode(self.ids[self.before :])
-        if now.endswith(HALF) or len(now) <= len(known):
-            return ""
-        self.before, self.read = self.read, len(self.ids)
-        return self._stripped(now[len(known) :])
+        return self._stripped(self.detokeniser.add(token))
 
     def rest(self) -> str:
         """What is left at the end; half a character is not text."""
-        known, now = self._decode(self.ids[self.before : self.read]), self._decode(self.ids[self.before :])
-        return self._stripped(now[len(known) :].rstrip(HALF))
+        return self._stripped(self.detokeniser.finish().rstrip(BROKEN))
 
     def _stripped(self, text: str) -> str:
         if not self.strip:
@@ -298,8 +287,3 @@ class Pieces:
         self.blank = text[len(kept) :]
         self.begun = self.begun or bool(kept)
         return kept
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return (
-            str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if ids else ""
-        )

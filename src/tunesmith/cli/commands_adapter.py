@@ -44,14 +44,18 @@ def merge(
     artifacts: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="one adapter, or several of one base")],
     output: Annotated[str, typer.Option("--output", "-o", help="folder of the new artifact")],
     method: Annotated[
-        str, typer.Option(help="of several: cat, svd, linear, ties, dare_ties, dare_linear, magnitude_prune, ..._svd")
-    ] = "cat",
+        str | None,
+        typer.Option(
+            help="of several: cat (default), svd, linear, ties, dare_ties, dare_linear, magnitude_prune, ..._svd"
+        ),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="of several, comma-separated (default: all alike, in sum 1)")
     ] = None,
     density: Annotated[
-        float, typer.Option(min=0, max=1, help="of pruning methods: the share of entries that stays")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="of pruning methods: the share of entries that stays (default 0.5)"),
+    ] = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="of svd methods: of the new adapter (default: the largest)")
     ] = None,

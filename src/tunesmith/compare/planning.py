@@ -55,7 +55,8 @@ def default_techniques(config: CompareConfig) -> list[str]:
         return ["full"]
     if config.stream is not None:
         return [default_technique(models_of(config)[0])]
-    return [name for name in registry.names("technique") if name != "peft"]
+    names = [name for name in registry.names("technique") if name != "peft"]
+    return [name for name in names if registry.load("technique", name).variant_of is None]
 
 
 def default_baselines(config: CompareConfig) -> list[str]:

@@ -282,6 +282,8 @@ def load_model(
 
 def lost_blocks(model: Any, info: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
     """Weights inside the repeated blocks that a checkpoint did not bring: without a word they would be random."""
+    if not info["missing_keys"]:
+        return []
     blocks = tuple(f"{name}." for name, _ in Backbone(model, **seen).named_layers())
     return sorted(key for key in info["missing_keys"] if key.startswith(blocks))
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.artifacts.store import INFO, read_info
-from tunesmith.errors import ArtifactError, UserError, unknown
+from tunesmith.errors import ArtifactError, unknown
 from tunesmith.models.load import longest_input
 from tunesmith.serve.refusals import Refused
 from tunesmith.tasks import _template as template
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 TALKS = ("chat", "instruction", "language-modeling")
 """Tasks whose adapters a message can be sent to; what others read is a row."""
@@ -130,20 +129,6 @@ class Catalogue:
                 400, f"`{name}` is the base model and stays; unload an adapter.", "lora_name", "invalid_value"
             )
         return self._served.pop(name)
-
-
-def check_name(name: str) -> str:
-    """An adapter's name, which stands in URLs, labels and logs.
-
-    Raises:
-        UserError: it holds anything else than letters, digits, dots, dashes and underscores.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"`{name[:80]}` cannot be the name of an adapter; use up to 64 letters, digits, dots, dashes and underscores, a letter or "
-            "digit first."
-        )
-    return name
 
 
 def base_name(model: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 import uvicorn
 
-from tunesmith.artifacts.switch import AdapterBank
+from tunesmith.artifacts.switch import AdapterBank, check_name
 from tunesmith.console import say, set_verbosity, verbosity
 from tunesmith.errors import UserError
 from tunesmith.serve.app import build
-from tunesmith.serve.catalogue import Catalogue, base_name, check_folder, check_name, describe
+from tunesmith.serve.catalogue import Catalogue, base_name, check_folder, describe
 from tunesmith.serve.engine import Engine
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.security import check_token

@@ -14,10 +14,11 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from tunesmith.artifacts.switch import check_name
 from tunesmith.errors import UserError
 from tunesmith.serve import jobs, prompts, wire
 from tunesmith.serve.answers import Choice, Completion, Shape, dumps, usage_of
-from tunesmith.serve.catalogue import Catalogue, Served, check_folder, check_name, inside
+from tunesmith.serve.catalogue import Catalogue, Served, check_folder, inside
 from tunesmith.serve.engine import Busy, Engine, Gone, Stopped
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.refusals import Refused

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.artifacts.detokenise import Detokeniser
 from tunesmith.serve.sampling import Chosen, Sampler, Sampling
-from tunesmith.serve.text import Detokeniser, StopStrings
+from tunesmith.serve.text import StopStrings
 
 Finish = Literal["stop", "length"]
 

@@ -39,6 +39,8 @@ class Technique(ABC):
     """state: our own file of trained tensors; peft: a folder that peft opens; model: a whole model folder."""
     cache_boundary: ClassVar[Literal["base"] | None] = None
     """What may be computed once and kept: the base's output when nothing below the head learns."""
+    variant_of: ClassVar[str | None] = None
+    """Another technique that this one is, with the base stored otherwise: a comparison has it only where it is named."""
     reader: Any = None
     """With a cache boundary: what turns cached states into what the head reads (`collected`, `combine`), if anything."""
 

@@ -8,13 +8,15 @@ eight bits.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tunesmith.techniques.lora import LoRA
 
 
 class QLoRA(LoRA):
     """LoRA on a 4-bit backbone."""
+
+    variant_of: ClassVar[str | None] = "lora"
 
     def load_options(self) -> dict[str, Any]:
         """The backbone is loaded in NF4."""
