@@ -15,8 +15,10 @@ gradient of the wrong shape; and dequantises wrongly on CPUs where the input wid
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import re
+import sys
 from copy import copy
 from typing import Any
 
@@ -64,10 +66,20 @@ def load_options(kind: str, cls: Any, config: Any, **seen: Any) -> dict[str, Any
 
 
 def take_over(model: nn.Module) -> None:
-    """Give every module that bitsandbytes made the forward pass of this file."""
-    for module in model.modules():
-        if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
-            module.__class__ = QuantizedLinear
+    """Give every module that bitsandbytes made the forward pass of this file, and the system what loading used."""
+    found = [m for m in model.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")]
+    for module in found:
+        module.__class__ = QuantizedLinear
+    if found:
+        _trim()
+
+
+def _trim() -> None:
+    """Hand free memory back: the few bits lie between the freed fp32 weights, so that glibc keeps all of it (smollm2: 250 MB for 107)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries than glibc have no such function
+        if trim is not None:
+            trim(0)
 
 
 def is_quantized(model: nn.Module) -> bool:
