@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -115,3 +117,20 @@ def test_keys_of_rows_that_left_never_reach_another_row(base: Callable[[str], Pa
     logits = batch.step([5, 6])
     torch.testing.assert_close(logits[0], alone(model, [8] * 3 + [5]), atol=BOUND, rtol=BOUND)
     torch.testing.assert_close(logits[1], alone(model, [9] * 12 + [6]), atol=BOUND, rtol=BOUND)
+
+
+@torch.no_grad()
+def test_a_batch_that_is_over_leaves_nothing_behind(base: Callable[[str], Path]) -> None:
+    """Its buffers go with it and wait for no garbage collection: on a real model they are hundreds of megabytes."""
+    model = AutoModelForCausalLM.from_pretrained(base("llama")).eval()
+    gc.disable()
+    try:
+        batch = Together(model, lambda names: nullcontext())
+        batch.prefill([None, None], [[7] * 20, [8] * 3])
+        batch.step([1, 2])
+        seen = [weakref.ref(tensor) for layer in batch.cache.layers for tensor in (layer.keys, layer.values)]
+        assert seen
+        del batch
+        assert all(each() is None for each in seen)
+    finally:
+        gc.enable()

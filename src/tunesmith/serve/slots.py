@@ -13,6 +13,7 @@ doubling and belong to one batch, which drops them when its last row leaves.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
-        self.owner = owner
+        self.owner: SlotCache = weakref.proxy(
+            owner
+        )  # a circle would keep the buffers until some later garbage collection
         self.keys: torch.Tensor
         self.values: torch.Tensor
 
