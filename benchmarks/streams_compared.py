@@ -4,8 +4,8 @@
     python benchmarks/streams_compared.py --only tasks         one of them
     python benchmarks/streams_compared.py --rows 300 --strategies none,joint --techniques lora --seeds 0 --results /tmp/slice     a look
 
-Each is the `tunesmith compare --stream` that a person would type; the report is in --output, and benchmarks/results/streams_NAME.json
-keeps rows and runs without their curves. `python benchmarks/summary.py > docs/results.md` makes tables of them.
+Each is the `tunesmith compare --stream` that a person would type; benchmarks/results/streams_NAME.html is its report, and
+streams_NAME.json keeps rows and runs without their curves. `python benchmarks/summary.py > docs/results.md` makes tables of them.
 """
 
 from __future__ import annotations
@@ -97,8 +97,13 @@ def main() -> None:
             )
         results = json.loads(found.read_text(encoding="utf-8"))
         file = given.results / f"streams_{name}.json"
-        file.write_text(json.dumps(trimmed(results, words), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{name}: {file}, {given.output / name / 'report.html'}", flush=True)
+        kept = trimmed(results, words)
+        file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        report = (given.output / name / "report.html").read_text(encoding="utf-8")
+        for word, short in zip(words, shlex.split(kept["protocol"]["command"]), strict=True):
+            report = report.replace(word, short) if word != short else report
+        file.with_suffix(".html").write_text(report, encoding="utf-8")
+        print(f"{name}: {file}, {file.with_suffix('.html')}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tunesmith.compare.statistics import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("f1", "exact_match", "rougeL", "chrf", "bits_per_byte", "perplexity", "token_accuracy")
@@ -220,13 +223,35 @@ def strength() -> Iterator[str]:
         return
     found = read("strategy_strength.json")
     yield "### How strong a penalty should be\n"
-    yield f"{found['what']}, seeds {', '.join(map(str, found['seeds']))}. `python benchmarks/strategy_strength.py`\n"
-    yield "| stream | strategy | strength | average accuracy | forgetting | on validation rows |"
-    yield "|---|---|---|---|---|---|"
+    yield f"{found['what']}; mean over seeds 0, 1, ... `python benchmarks/strategy_strength.py`\n"
+    yield "| stream | strategy | strength | seeds | average accuracy | against none | forgetting | on validation rows |"
+    yield "|---|---|---|---|---|---|---|---|"
+    none = {row["stream"]: row["each"] for row in found["rows"] if row["strategy"] == "none"}
     for row in found["rows"]:
         tried = ", ".join(f"{float(s):g}: {100 * v:.1f}" for s, v in (row.get("tried") or {}).items())
         which = "-" if row["strength"] is None else f"{row['strength']}{' (chosen)' if row['chosen'] else ''}"
-        yield f"| {row['stream']} | {row['strategy']} | {which} | {100 * row['average']:.1f} | {100 * row['forgetting']:.1f} | {tried or '-'} |"
+        pairs = zip(row["each"], none[row["stream"]], strict=True)
+        gain = asdict(mean_interval(one["average"] - other["average"] for one, other in pairs))
+        against = "-" if row["strategy"] == "none" else interval(gain)
+        yield (
+            f"| {row['stream']} | {row['strategy']} | {which} | {len(row['each'])} | {100 * row['average']:.1f} | {against} "
+            f"| {100 * row['forgetting']:.1f} | {tried or '-'} |"
+        )
+    yield ""
+
+
+def killed() -> Iterator[str]:
+    """Streams that were killed and resumed."""
+    if not (RESULTS / "streams_killed.json").is_file():
+        return
+    found = read("streams_killed.json")
+    yield "### Killed and resumed\n"
+    yield f"{found['what']}, against the same stream that ran through. `python benchmarks/streams_killed.py`\n"
+    yield "| strategy | technique | killed at step | weights, to the bit | scores of all stages | log of every step |"
+    yield "|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        same = ("same" if row[f"{what}_same"] else "**differ**" for what in ("weights", "matrix", "log"))
+        yield f"| {row['strategy']} | {row['technique']} | {row['killed_at_step']} of {row['of']} | {' | '.join(same)} |"
     yield ""
 
 
@@ -271,15 +296,39 @@ def bits() -> Iterator[str]:
     found = read("quantization.json")
     yield "## Bases in few bits\n"
     yield f"{found['what']}. `python benchmarks/quantization.py`\n"
-    yield "| base | stored, MiB | of bf16 | accuracy | loss | training seconds | peak memory, GiB |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| base | stored, MiB | of bf16 | resident after opening, MiB | accuracy | loss | training seconds | peak memory, GiB |"
+    yield "|---|---|---|---|---|---|---|---|"
     whole = found["rows"]["bf16"]["memory"]["stored_bytes"]
     for name, row in found["rows"].items():
         runs, size = list(row["quality"].values()), row["memory"]["stored_bytes"]
         accuracy, loss, seconds = (mean([run[key] for run in runs]) for key in ("accuracy", "loss", "train_seconds"))
         peak = max(run["peak_memory_bytes"] for run in runs)
-        yield f"| {name} | {size / 2**20:.0f} | {100 * size / whole:.0f} % | {number(accuracy)} | {number(loss)} | {seconds:.0f} | {peak / 2**30:.2f} |"
+        yield (
+            f"| {name} | {size / 2**20:.0f} | {100 * size / whole:.0f} % | {row['memory']['resident_bytes'] / 2**20:.0f} | {number(accuracy)} "
+            f"| {number(loss)} | {seconds:.0f} | {peak / 2**30:.2f} |"
+        )
     yield ""
+
+
+def served() -> Iterator[str]:
+    """Many streams over many adapters."""
+    if not (RESULTS / "serving.json").is_file():
+        return
+    found = read("serving.json")
+    yield "## Serving\n"
+    yield (
+        f"{found['model'].removeprefix('asset:')} in {found['dtype']}, {found['adapters']} LoRA adapters, {found['streams']} requests of {found['tokens']} "
+        f"tokens: one at a time and all at once. Ratio {found['ratio']:.1f}. `python benchmarks/serving.py`\n"
+    )
+    yield "| round | requests at once | tokens a second | latency p50, s | p95, s | first token p50, s | p95, s | same answers |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for number_, each in enumerate(found["rounds"], 1):
+        for part in (each["one"], each["many"]):
+            times = " | ".join(f"{part[what][q]:.2f}" for what in ("latency", "first_token") for q in ("p50", "p95"))
+            same = each["equal_answers"] if part is each["many"] else "-"
+            yield f"| {number_} | {part['streams']} | {part['tokens_per_second']:.0f} | {times} | {same} |"
+    sizes = ", ".join(f"{m['requests']:,}: {m['resident_bytes'] / 2**20:,.0f}" for m in found["memory"])
+    yield f"\nResident memory in MiB after so many more requests of changing length, {found['streams']} at once: {sizes}.\n"
 
 
 def programs() -> Iterator[str]:
@@ -314,9 +363,11 @@ def page() -> str:
                 *programs(),
                 *streams(),
                 *strength(),
+                *killed(),
                 *made_up(),
                 *taught(),
                 *bits(),
+                *served(),
             ]
         ).rstrip()
         + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_report import BROWSER, EVIL, Elements, browse, figure_data, without_pl
 from tunesmith.compare.models import labelled
 from tunesmith.compare.report import render, write_report
 from tunesmith.compare.report.stream_answer import stream_answer
+from tunesmith.compare.statistics import mean_interval
 from tunesmith.compare.stream_table import alone_table, footnotes, matrix_table, sentence, stream_table
 
 
@@ -82,6 +84,21 @@ def test_the_answer() -> None:
     )
     assert "no interval can be given" in stream_answer(labelled(stream_comparison(1))).sentences[1]
     assert "nothing to compare" in stream_answer({"rows": []}).sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ([0.01, -0.02, 0.01], "whose interval holds 0: this stream leaves little to keep"),
+        ([0.02, 0.4, 0.3], "whose interval holds 0: with more seeds it may say more"),
+        ([0.3, 0.31, 0.29], "`full + experience-replay`"),
+    ],
+)
+def test_what_it_says_of_forgetting_without_a_strategy(lost: list[float], said: str) -> None:
+    results = stream_comparison()
+    row = next(r for r in results["rows"] if (r["technique"], r["strategy"]) == ("full", "none"))
+    row["stream"]["forgetting"] = asdict(mean_interval(lost)) | {"values": lost}
+    assert said in " ".join(stream_answer(labelled(results)).cautions)
 
 
 def test_hostile_names_are_text() -> None:

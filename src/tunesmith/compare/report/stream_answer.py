@@ -86,7 +86,9 @@ def _cautions(
         lost = none["stream"]["forgetting"]
         text = f"Sequential fine-tuning (`{none['technique']}`) forgets {human.quality(lost, scale)}"
         if lost["low"] is not None and lost["low"] <= 0:
-            text += ", whose interval holds 0: this stream leaves little to keep"
+            always = min(lost["values"]) > 0
+            text += ", whose interval holds 0: "
+            text += "with more seeds it may say more" if always else "this stream leaves little to keep"
         elif none is not best and best["stream"]["forgetting"]:
             text += f", `{best['technique']}` {human.quality(best['stream']['forgetting'], scale)}"
         notes.append(f"{text}.")
