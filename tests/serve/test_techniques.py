@@ -12,6 +12,7 @@ from served import random_artifact, running
 from transformers import GenerationConfig
 
 import tunesmith
+from tunesmith.artifacts.writing import Writer
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.server import Options
 from tunesmith.testing import tiny_model
@@ -138,6 +139,14 @@ def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Pat
         assert chat_ids(catalogue.find("spoken"), [user]) == words
         own = tokenizer("system no the user a fine film the", add_special_tokens=False)["input_ids"]
         assert chat_ids(catalogue.find("spoken"), [{"role": "system", "content": "no"}, user]) == own
+        turns = [{"role": "system", "content": "no"}, user, {"role": "assistant", "content": "yes"}, user]
+        talked = chat_ids(catalogue.find("spoken"), turns)
+        assert talked == Writer(tunesmith.load(spoken, device="cpu")).fit(turns)[0], "as `tunesmith chat` reads it"
+        assert talked.count(tokenizer.eos_token_id or tokenizer.sep_token_id) == 1, (
+            "the answer is closed, as in training"
+        )
+        again = text("spoken", *turns[:3])
+        assert again.endswith("a fine film the [UNK] [UNK] the"), "behind an answer a further one is opened, and none is closed"
         framed = text("plain", user)
         assert "a fine film" in framed
         assert text(catalogue.base.id, user) != framed

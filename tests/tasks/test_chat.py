@@ -152,6 +152,20 @@ def test_a_template_without_end_token_still_ends_an_answer() -> None:
     assert all(text.endswith("</s>") for text in learned(features, tokenizer))
 
 
+def test_an_unknown_word_ends_no_answer() -> None:
+    """Its token counts as special in every tokenizer, and T5 has it for letters that it does not know."""
+    words = ["user", "assistant", ":", "hi", "hello", "there", "friend"]
+    core = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(["<unk>", "<pad>", "</s>", *words])}, unk_token="<unk>")
+    )
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
+    tokenizer.chat_template = NO_END
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello chào there"}]}]
+    features = next(iter(bound(tokenizer).encode(rows, tokenizer, 50)))
+    assert learned(features, tokenizer) == ["hello <unk> there </s>"]
+
+
 def test_an_answer_whose_history_is_rewritten_is_learned_in_its_own_sequence() -> None:
     tokenizer = tokenizer_of(THINKING)
     talk = [dict(m) for m in TALK]

@@ -125,7 +125,7 @@ class Writer:
         task, tokenizer = self.artifact.task, self.artifact.tokenizer
         if self.reads == "turns":
             end = task.stops[0] if task.stops else None
-            return template.conversation(tokenizer, messages, None, end=end)[-1].ids
+            return template.asked_ids(tokenizer, messages, end=end)
         if self.reads == "prompt":
             row = {"system": messages[0]["content"]} if messages[0]["role"] == "system" else {}
             found: list[int] = task.framed(row, prompt=str(messages[-1]["content"]), input="", tokenizer=tokenizer)

@@ -9,7 +9,7 @@ from tunesmith.errors import DataError
 from tunesmith.serve.catalogue import TOKENISING, Served
 from tunesmith.serve.refusals import Refused
 from tunesmith.tasks import _template as template
-from tunesmith.tasks._generation import plain_ids, without_end
+from tunesmith.tasks._generation import without_end
 
 
 def chat_ids(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
@@ -26,8 +26,8 @@ def chat_ids(served: Served, messages: Sequence[dict[str, Any]]) -> list[int]:
             system = getattr(served.task.options, "system", None)
             if system and found[0]["role"] != "system":
                 found = [{"role": "system", "content": system}, *found]
-            text = template.render(served.tokenizer, found, None, prompt=True)
-            return plain_ids(text, served.tokenizer)
+            stops = getattr(served.task, "stops", [])
+            return template.asked_ids(served.tokenizer, found, end=stops[0] if stops else None)
     except DataError as error:
         reason = (
             str(error)

@@ -180,8 +180,9 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Any, *,
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of tokens that no text is made of."""
-    return {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    """Ids of tokens that no text is made of; an unknown word is text, unless its token is also the one that ends a text (GPT-2)."""
+    found = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    return found - ({tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id})
 
 
 def split_end(ids: list[int], special: Collection[int]) -> tuple[list[int], list[int]]:
@@ -262,3 +263,16 @@ def conversation(
         current.add(ids_of(whole[len(done) :]), everything)
         current.last = len(current.ids)
     return [*found, current]
+
+
+def asked_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, end: int | None) -> list[int]:
+    """Token ids that the next answer is written behind: the turns as they were learned, and the opening of an answer.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: in OpenAI's form; behind an answer another one is opened.
+        end: as of `conversation`.
+    """
+    if messages[-1]["role"] == "assistant":
+        return list(tokenizer(render(tokenizer, messages, None, prompt=True), add_special_tokens=False)["input_ids"])
+    return conversation(tokenizer, messages, None, end=end)[-1].ids
