@@ -296,15 +296,16 @@ def bits() -> Iterator[str]:
     found = read("quantization.json")
     yield "## Bases in few bits\n"
     yield f"{found['what']}. `python benchmarks/quantization.py`\n"
-    yield "| base | stored, MiB | of bf16 | resident after opening, MiB | accuracy | loss | training seconds | peak memory, GiB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| base | stored, MiB | of bf16 | resident after opening, MiB | bits per byte, untouched | accuracy | loss | training seconds | peak memory, GiB |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     whole = found["rows"]["bf16"]["memory"]["stored_bytes"]
     for name, row in found["rows"].items():
         runs, size = list(row["quality"].values()), row["memory"]["stored_bytes"]
         accuracy, loss, seconds = (mean([run[key] for run in runs]) for key in ("accuracy", "loss", "train_seconds"))
         peak = max(run["peak_memory_bytes"] for run in runs)
         yield (
-            f"| {name} | {size / 2**20:.0f} | {100 * size / whole:.0f} % | {row['memory']['resident_bytes'] / 2**20:.0f} | {number(accuracy)} "
+            f"| {name} | {size / 2**20:.0f} | {100 * size / whole:.0f} % | {row['memory']['resident_bytes'] / 2**20:.0f} "
+            f"| {row['memory']['bits_per_byte']:.4f} | {number(accuracy)} "
             f"| {number(loss)} | {seconds:.0f} | {peak / 2**30:.2f} |"
         )
     yield ""
