@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith import registry
 from tunesmith import run as runs
+from tunesmith.errors import UserError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import loop
@@ -188,6 +189,33 @@ def test_a_stage_added_later_is_as_if_it_had_been_in_the_list(
     assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
+@pytest.mark.parametrize(
+    ("before", "strategy", "fine"),
+    [("lwf", "lwf", True), ("progressive", "progressive", True), ("none", "lwf", True), ("none", "l2-sp", True), ("ewc", "none", True),
+     ("none", "ewc", False), ("none", "experience-replay", False), ("lwf", "progressive", False)],
+)  # fmt: skip
+def test_what_needs_nothing_of_earlier_stages_continues_any_run(
+    before: str, strategy: str, fine: bool, tmp_path: Path, models: Path
+) -> None:
+    settings = {"technique": "lora", "max_steps": 2, "batch_size": 8, "device": "cpu", "doctor": False}
+    model = str(tiny_model("bert", models / "bert"))
+    tunesmith.train(model, train=toy_rows(16), eval=toy_rows(8), output=tmp_path / "first", strategy=before, **settings)
+    further = {
+        "train": COLOURS,
+        "eval": COLOURS[:6],
+        "continue_from": str(tmp_path / "first"),
+        "output": tmp_path / "next",
+    }
+    if not fine:
+        with pytest.raises(UserError, match="knows nothing of its stages"):
+            tunesmith.train(model, strategy=strategy, **further, **settings)
+        return
+    found = tunesmith.train(model, strategy=strategy, **further, **settings).result["stream"]
+    assert len(found["matrix"]) == 2
+    if strategy == "progressive":
+        assert found["forgetting"] == 0
+
+
 @pytest.mark.parametrize("strategy", ["ewc", "experience-replay"])
 def test_a_plain_run_is_continued_and_continued_again(strategy: str, tmp_path: Path, models: Path) -> None:
     """Nothing is learned twice, tasks that nobody named get names, and what the strategy kept comes along."""
@@ -277,7 +305,7 @@ def test_a_multitask_stage(tmp_path: Path, models: Path) -> None:
     }.items():  # fmt: skip
         listed = [{**tasks[0], "train": toy_rows(32)[:12]}, tasks[1]]
         stage = {"name": "both", "tasks": listed, **changed}
-        found = go(tmp_path / name, models, stage, max_steps=30)
+        found = go(tmp_path / name, models, stage, max_steps=60)
         after, before = found.result["metrics"]["after"], found.result["metrics"]["before"]
         assert after["films/loss"] < before["films/loss"] and after["words/loss"] < before["words/loss"]
         seen[name] = weights(found.folder)

@@ -21,7 +21,7 @@ from tunesmith.errors import UserError
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
-from tunesmith.stage import Turn, ground_of, learn
+from tunesmith.stage import Turn, ground_of, learn, shapes
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
 STRATEGY_FILE = "strategy.pt"
@@ -115,14 +115,15 @@ class History:
         artifact = self.folder / "artifact" if number and self._own(number - 1) else self.begun_in
         model, self.measured = self.measured or self._open(artifact), None
         self._ready(model)
+        known = shapes(model.heads) if number else {}
         parts = prepare(model, stage, self.parts)
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
         self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         # A head that was there could read the stage's rows before its turn, so that is known.
-        known = self.done[-1]["after"] if number and self._own(number - 1) else {}
+        scored = self.done[-1]["after"] if number and self._own(number - 1) else {}
         before = {
-            name: known.get(name) or model.measure(part, "eval", "before").metrics for name, part in parts.items()
+            name: scored.get(name) or model.measure(part, "eval", "before").metrics for name, part in parts.items()
         }
         later = {} if self.alone or number else self._later(model, number)
         untouched = {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
@@ -150,7 +151,7 @@ class History:
 
         turn = Turn(
             stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
-            self._nested,
+            self._nested, known,
         )  # fmt: skip
         learn(model, turn, resume=resume, before_fit=start)
         self.parts |= parts
@@ -269,9 +270,10 @@ class History:
         from tunesmith.training.checkpoint import read_state
 
         path = before.place(len(before.done) - 1) / STRATEGY_FILE
-        if path.is_file() and before.config.strategy == self.config.strategy:
+        same = before.config.strategy == self.config.strategy
+        if path.is_file() and same:
             self.strategy.load_state_dict(read_state(path))
-        elif self.config.strategy != "none":
+        elif self.strategy.looks_back and not (same and not self.strategy.state_dict()):
             raise UserError(
                 f"`{other}` was trained with the strategy {before.config.strategy}, so {self.config.strategy} knows nothing of its stages; train it again "
                 f"with --strategy {self.config.strategy} as a stream, or continue with --strategy {before.config.strategy}."

@@ -122,10 +122,7 @@ class Outcome:
         first = self.done[0]
         kept = [entry["strategy"] for entry in self.done if entry.get("strategy")]
         untouched = [self._column({**first["before"], **first["untouched"]}, column) for column in self.columns]
-        signs = [
-            1.0 if all(self.parts[t.name].task.higher_is_better for t in column.tasks) else -1.0
-            for column in self.columns
-        ]
+        signs = [-1.0 if self._falls(column) == {True} else 1.0 for column in self.columns]
         return {
             "stages": [column.name for column in self.columns],
             **transfer(matrix, untouched, signs),
@@ -149,10 +146,18 @@ class Outcome:
             },
         }
 
+    def _falls(self, column: Stage) -> set[bool]:
+        """Whether lower is better, for the tasks of a stage."""
+        return {not self.parts[t.name].task.higher_is_better for t in column.tasks if t.name in self.parts}
+
     def _column(self, found: Mapping[str, Mapping[str, float]], column: Stage) -> float | None:
-        """The primary metric on a stage, the mean over its tasks; None if one was not measured."""
+        """The primary metric on a stage, the mean over its tasks; None if one was not measured.
+
+        Where a lower one is better of some tasks alone, those count with a minus.
+        """
+        mixed = len(self._falls(column)) > 1
         values = [
-            found[t.name][self.parts[t.name].task.primary]
+            score(self.parts[t.name].task, found[t.name]) if mixed else found[t.name][self.parts[t.name].task.primary]
             for t in column.tasks
             if t.name in found and t.name in self.parts
         ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import config as configuration
@@ -34,6 +34,7 @@ class Turn:
         alone: the stream is this one stage, with one task.
         snapshot: opens the model as the stage before left it.
         nested: carries out a run of its own, for strategies that train a model beside.
+        known: what learns and was there before the stage, with its shape.
         keep: called with the session and what was learned before the artifact is written: what the next stage must know is on disk first.
     """
 
@@ -47,11 +48,23 @@ class Turn:
     snapshot: Callable[[], Any] | None = None
     keep: Callable[[Any, Mapping[str, Any]], None] = lambda session, learned: None
     nested: Callable[[Mapping[str, Any], str], str] | None = None
+    known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """Which stage of how many, for people; nothing for a plain run."""
         return "" if self.alone else f"stage {self.number + 1} of {self.of}, {self.stage.name}: "
+
+
+def shapes(heads: Any) -> dict[str, tuple[int, ...]]:
+    """What learns, with its shape."""
+    return {name: tuple(p.shape) for name, p in heads.named_parameters() if p.requires_grad}
+
+
+def _there_from_the_start(heads: Any) -> dict[str, tuple[int, ...]]:
+    """What learns in the first stage but for its heads, which may be new."""
+    of_heads = {id(p) for loaded in heads.loaded.values() for _, p in loaded.backbone.head_parameters()}
+    return {name: tuple(p.shape) for name, p in heads.named_parameters() if p.requires_grad and id(p) not in of_heads}
 
 
 def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -80,8 +93,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
 
     config, technique, heads, options = model.config, model.technique, model.heads, model.config.training
     stage = turn.stage
-    known = frozenset(n for n, p in heads.named_parameters() if p.requires_grad) if turn.number else frozenset()
     resting = attach(model, turn)
+    known = turn.known if turn.number else _there_from_the_start(heads)
     turn.strategy.before_model(heads, turn.number, turn.parts)
     objective = model.objective
     place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"

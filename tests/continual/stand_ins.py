@@ -19,14 +19,22 @@ class Weights(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(torch.as_tensor(value, dtype=torch.float32)))
 
 
+class Session(SimpleNamespace):
+    """With a generator that begins anew whenever it is made, as the real one does."""
+
+    def make_generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    def train_mode(self) -> None:
+        self.model.train()
+
+
 def session(number: int = 0, **values: Any) -> Any:
     """What strategies that only look at parameters need."""
     model = Weights(**values)
     masters = Masters(model, torch.float32)
-    return SimpleNamespace(
-        masters=masters, stage_number=number, known=frozenset(masters.tensors), stage="", step=0, model=model,
-        technique=SimpleNamespace(set_training=lambda backbone: None), backbone=None, generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    known = {name: tuple(tensor.shape) for name, tensor in masters.tensors.items()}
+    return Session(masters=masters, stage_number=number, known=known, stage="", step=0, model=model)
 
 
 def move(given: Any, name: str, value: Any) -> None:

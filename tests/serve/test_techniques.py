@@ -146,7 +146,9 @@ def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Pat
             "the answer is closed, as in training"
         )
         again = text("spoken", *turns[:3])
-        assert again.endswith("a fine film the [UNK] [UNK] the"), "behind an answer a further one is opened, and none is closed"
+        assert again.endswith("a fine film the [UNK] [UNK] the"), (
+            "behind an answer a further one is opened, and none is closed"
+        )
         framed = text("plain", user)
         assert "a fine film" in framed
         assert text(catalogue.base.id, user) != framed

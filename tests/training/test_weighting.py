@@ -41,6 +41,23 @@ def test_conflicting_gradients_are_projected(first: Any, second: Any, wanted: An
     assert learned.tensors["weight"].grad.flatten().tolist() == pytest.approx(wanted)
 
 
+def test_heads_of_their_own_take_no_part() -> None:
+    """Straight against each other in what both have: nothing of that is left, whatever their own heads want."""
+    learned = Masters(
+        torch.nn.ModuleDict({"w": torch.nn.Linear(2, 1, bias=False), "head": torch.nn.Linear(1, 1, bias=False)}),
+        torch.float32,
+    )
+    projecting = PCGrad(["a", "b"], 0)
+    learned.set_gradient("w.weight", torch.tensor([[1.0, 0.0]]))
+    projecting.after_part("a", 1.0, learned)
+    learned.set_gradient("w.weight", torch.tensor([[-1.0, 0.0]]))
+    learned.set_gradient("head.weight", torch.tensor([[3.0]]))
+    projecting.after_part("b", 1.0, learned)
+    projecting.finish(learned, 0)
+    assert learned.tensors["w.weight"].grad.flatten().tolist() == pytest.approx([0.0, 0.0])
+    assert learned.tensors["head.weight"].grad.flatten().tolist() == pytest.approx([3.0])
+
+
 def test_the_noise_of_a_task_settles_where_its_loss_says() -> None:
     """exp(-s) L + s / 2 is least at s = log(2 L): a task with a large loss counts less."""
     weighting = Uncertainty(["a", "b"], 0)

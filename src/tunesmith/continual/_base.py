@@ -28,6 +28,9 @@ class Strategy:
     trains_earlier_heads: ClassVar[bool] = False
     """Whether heads that the stage's own rows do not use go on learning (from a memory, or from what they said before)."""
 
+    looks_back: ClassVar[bool] = True
+    """Whether it needs to have been there when earlier stages were learned."""
+
     def __init__(self, options: Any) -> None:
         self.options = options
 
@@ -79,6 +82,13 @@ class Strategy:
 
     def after_stage(self, session: Any) -> None:
         """Called after the last step of a stage, with the weights that are kept."""
+
+    def mark(self) -> Any:
+        """What of its state belongs to the weights as they are now, in case these are the ones that are kept; tensors in any nesting."""
+        return None
+
+    def return_to(self, marked: Any) -> None:
+        """The weights are those again that were marked."""
 
     def modules(self) -> Mapping[str, nn.Parameter]:
         """Parameters of its own that learn along."""

@@ -91,12 +91,12 @@ def fisher_diagonal(session: Any, rows: int, *, empirical: bool) -> dict[str, to
     """Mean squared gradient of each learning parameter's log-likelihood, one row at a time, in evaluation mode."""
     masters = session.masters
     total = {name: torch.zeros_like(tensor) for name, tensor in masters.tensors.items()}
-    count = 0
+    count, generator = 0, session.make_generator()
     for model, task, batch in session.single_rows(rows):
         if model.training:  # a walk over all modules, which would be half the time of a small model's row
             model.eval()
         outputs = task.forward(model, batch)
-        loss = task.loss(outputs, batch) if empirical else task.sampled_loss(outputs, batch, session.generator)
+        loss = task.loss(outputs, batch) if empirical else task.sampled_loss(outputs, batch, generator)
         masters.clear()
         loss.backward()
         masters.gather()
@@ -105,5 +105,5 @@ def fisher_diagonal(session: Any, rows: int, *, empirical: bool) -> dict[str, to
                 total[name] += tensor.grad.square()
         count += 1
     masters.clear()
-    session.technique.set_training(session.backbone)
+    session.train_mode()
     return {name: value / max(count, 1) for name, value in total.items()}

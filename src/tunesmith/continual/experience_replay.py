@@ -2,9 +2,9 @@ r"""Experience replay: some rows of every earlier stage are kept and learned alo
 
     loss = new loss + weight * mean over a batch from the memory
 
-The memory holds `size` rows (or `bytes` of text), drawn with equal chance from all rows seen (`reservoir`, Vitter 1985) or evenly
-over the tasks, and over labels within one (`balanced`). With `logits` the model's own outputs are kept beside the rows, and the loss on
-them is that of DER++ (Buzzega et al. 2020, equation 6):
+The memory holds `size` rows (or `bytes` of text), drawn with equal chance from all rows seen (`reservoir`, Vitter 1985; here by the
+smallest of random lots, which draws the same) or evenly over the tasks, and over labels within one (`balanced`). With `logits` the model's
+own outputs are kept beside the rows, and the loss on them is that of DER++ (Buzzega et al. 2020, equation 6):
 
     alpha * mean squared distance to the kept logits + weight * mean loss on the labels
 
@@ -25,6 +25,7 @@ from pydantic import Field
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.continual._rehearsal import Rehearsal, encoded
+from tunesmith.errors import TechniqueError
 from tunesmith.seeding import derive
 
 
@@ -50,7 +51,26 @@ class ExperienceReplay(Rehearsal):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.memory: list[dict[str, Any]] = []
-        self.seen = 0
+
+    def objection(self, task: Any, kind: str) -> str | None:
+        """Outputs are kept where a row gives the same ones whenever it is read: classes of a row, tags, words that are written."""
+        varies = task.redraws or task.name == "question-answering" or getattr(task, "problem", "") == "multi-label"
+        if self.options.logits and varies:
+            return (
+                f"experience-replay keeps no outputs of {task.name} of this kind; set experience-replay.logits=false."
+            )
+        return None
+
+    def before_model(self, heads: Any, stage_number: int, parts: Mapping[str, Any]) -> None:
+        """Refuse what it cannot keep.
+
+        Raises:
+            TechniqueError: outputs of a task that cannot be compared later.
+        """
+        for part in parts.values():
+            reason = self.objection(part.task, heads.backbone.kind)
+            if reason is not None:
+                raise TechniqueError(reason)
 
     def before_stage(self, session: Any) -> None:
         """Encode what is kept with the tasks as they are now."""
@@ -82,8 +102,12 @@ class ExperienceReplay(Rehearsal):
         fresh = []
         for name, part in session.parts.items():
             rows = part.roles.train
-            order = np.random.default_rng(derive(session.config.seed, "memory", name)).permutation(len(rows))
-            for index in order[: self.options.size if self.options.bytes is None else len(rows)].tolist():
+            rng = np.random.default_rng(derive(session.config.seed, "memory", name))
+            order, lots = rng.permutation(len(rows)).tolist(), np.sort(rng.random(len(rows))).tolist()
+            if self.options.select == "balanced":
+                order = over_labels(rows.table, order)
+            most = self.options.size if self.options.bytes is None else len(rows)
+            for index, lot in zip(order[:most], lots, strict=False):
                 row = {k: v for k, v in rows.table[index].items() if v is not None}
                 text = json.dumps(row, ensure_ascii=False, default=str)
                 fresh.append(
@@ -93,40 +117,30 @@ class ExperienceReplay(Rehearsal):
                         "number": rows.number(index),
                         "source": rows.source,
                         "row": text,
-                        "rows": len(rows),
+                        "lot": lot,
                     }
                 )
-        self.memory = self.select(
-            self.memory, fresh, session.config.seed, sum(len(p.roles.train) for p in session.parts.values())
-        )
+        self.memory = self.select(self.memory, fresh)
         if self.options.logits:
             self._keep_logits(session)
         self._show(Path(session.folder))
 
-    def select(
-        self, old: list[dict[str, Any]], fresh: list[dict[str, Any]], seed: int, rows: int
-    ) -> list[dict[str, Any]]:
+    def select(self, old: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What of old and fresh rows stays.
+
+        Every row has drawn a lot, uniform in 0..1, when it was seen; those with the smallest of all lots are a sample of all rows in which
+        each has the same chance, whatever the order and sizes of the stages.
 
         Args:
             old: the memory.
-            fresh: rows of the stage in random order.
-            seed: of the run.
-            rows: how many rows the stage had.
+            fresh: rows of the stage, those of each task by rising lots.
         """
-        rng = np.random.default_rng(derive(seed, "memory size", self.seen))
+        everything = [*old, *fresh]
         if self.options.select == "reservoir":
-            # Each row seen so far has the same chance: as many of the stage's rows as its share of all.
-            room = self.options.size
-            share = int(rng.binomial(room, rows / (self.seen + rows))) if self.seen else room
-            keep = [old[int(i)] for i in sorted(rng.permutation(len(old))[: max(room - share, 0)])]
-            found = [*keep, *fresh[: room - len(keep)]]
+            ordered = sorted(everything, key=lambda kept: kept["lot"])
         else:
-            found = balanced([*old, *fresh], self.options.size if self.options.bytes is None else len(old) + len(fresh))
-        self.seen += rows
-        if self.options.bytes is not None:
-            found = within_bytes(found, self.options.bytes)
-        return found
+            ordered = balanced(everything)
+        return ordered[: self.options.size] if self.options.bytes is None else within_bytes(ordered, self.options.bytes)
 
     def _keep_logits(self, session: Any) -> None:
         for kept in self.memory:
@@ -138,7 +152,7 @@ class ExperienceReplay(Rehearsal):
             model.eval()
             with torch.no_grad():
                 kept["logits"] = part.task.distribution(part.task.forward(model, batch), batch).float().cpu()
-        session.technique.set_training(session.backbone)
+        session.train_mode()
 
     def _show(self, folder: Path) -> None:
         lines = [
@@ -152,24 +166,35 @@ class ExperienceReplay(Rehearsal):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, with their logits if they are kept."""
-        return {"memory": self.memory, "seen": self.seen}
+        return {"memory": self.memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
-        self.memory, self.seen = list(state["memory"]), int(state["seen"])
+        self.memory = list(state["memory"])
 
 
-def balanced(rows: Sequence[dict[str, Any]], size: int) -> list[dict[str, Any]]:
-    """Rows taken in turn from every task, and within a task from every label, in their order, until there are `size`."""
+def over_labels(table: Any, order: Sequence[int]) -> list[int]:
+    """Row numbers in turn from every label, in their order within each."""
+    if "label" not in table.column_names:
+        return list(order)
+    labels = [str(label) for label in table["label"]]
+    groups: dict[str, list[int]] = {}
+    for index in order:
+        groups.setdefault(labels[index], []).append(index)
+    return _in_turn(list(groups.values()))
+
+
+def balanced(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows taken in turn from every task, and within a task from every label, in their order."""
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         label = str(json.loads(row["row"]).get("label", ""))
         groups.setdefault(row["task"], {}).setdefault(label, []).append(row)
     queues = {task: _in_turn(list(labels.values())) for task, labels in groups.items()}
-    return _in_turn(list(queues.values()))[:size]
+    return _in_turn(list(queues.values()))
 
 
-def _in_turn(queues: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _in_turn(queues: Sequence[Sequence[Any]]) -> list[Any]:
     longest = max((len(queue) for queue in queues), default=0)
     return [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
 

@@ -3,7 +3,8 @@ r"""Generative replay: rows of earlier stages are made up by a language model an
 Nothing of earlier stages is kept but what a model remembers of them:
 
     tasks that write     the model itself generates whole rows before each new stage (LAMOL, Sun et al. 2020, section 3.2). To be able to, it
-                         learns every row a second time as text behind the name of its task: loss + lm_weight * -log p("NAME: prompt answer")
+                         learns every row, a made-up one too, a second time as text behind the name of its task:
+                         loss + lm_weight * -log p("NAME: prompt answer")
     tasks that read      a small language model, trained beside it on the texts of all stages so far, writes texts behind the name of a
                          task, and the model as the stage before left it gives them their labels
 
@@ -154,7 +155,7 @@ class GenerativeReplay(Rehearsal):
         rows = [row for row in map(part.task.row_of_text, texts) if row is not None]
         found = []
         for row, answer in zip(rows, session.answers(part, rows) if rows else [], strict=True):
-            sure = confidence(answer)
+            sure = confidence(part.task, answer)
             why = "" if sure >= self.options.confidence else f"the label is unsure ({sure:.2f})"
             found.append({"row": part.task.with_answer(row, answer), "kept": not why, "why": why, "confidence": sure})
         return found
@@ -208,6 +209,8 @@ class GenerativeReplay(Rehearsal):
         """Rows must be made of text alone, and a model that writes must write them from their beginning."""
         if kind == "encoder-decoder" and not task.owns_head:
             return "generative-replay makes rows up from their beginning, which an encoder-decoder does not write; take a decoder or experience-replay."
+        if not task.owns_head and not hasattr(task, "feature"):
+            return f"generative-replay makes up rows with an answer, and those of {task.name} have none; take experience-replay."
         if task.owns_head and not task.made_of_text:
             return f"generative-replay cannot make up rows of {task.name}: nothing says what they ask; take experience-replay."
         return None
@@ -228,14 +231,13 @@ class GenerativeReplay(Rehearsal):
                 self.shapes[part.name] = {"border": common_end(prompts)}
 
     def extra_batches(self, session: Any, passes: Sequence[Any]) -> list[Any]:
-        """Made-up rows, and the stage's own rows of tasks that write once more as text."""
+        """Made-up rows, and the rows of tasks that write, own ones and made-up ones, once more as text."""
         found = super().extra_batches(session, passes)
         if not self.options.lm_weight:
             return found
-        for each in passes:
-            if each.task.owns_head or "labels" not in each.batch:
-                continue
-            name = each.part or next(iter(session.parts))
+        written = [each for each in (*passes, *found) if not each.task.owns_head and "labels" in each.batch]
+        for each in written:
+            name = each.part.removeprefix("replay:") or next(iter(session.parts))
             found.append(self._as_text(session, each, name))
         return found
 
@@ -299,10 +301,15 @@ class GenerativeReplay(Rehearsal):
         self.generator, self.shapes = state["generator"], dict(state["shapes"])
 
 
-def confidence(answer: Any) -> float:
-    """The least sure of a row's probabilities: its label's, or those of its words."""
+def confidence(task: Any, answer: Any) -> float:
+    """The least sure of a row's probabilities: its label's, those of its labels' yes or no, or those of its words; 1 of a number."""
+    problem = getattr(task, "problem", "")
+    if problem == "regression":
+        return 1.0
     numbers = [float(n) for n in np.ravel(answer.numbers)]
-    return float(answer.shown["score"]) if "score" in answer.shown else min(numbers, default=0.0)
+    if problem == "multi-label":
+        numbers = [max(n, 1 - n) for n in numbers]
+    return min(numbers, default=0.0)
 
 
 def beginnings(texts: Sequence[str], tokenizer: Any, longest: int) -> list[str]:

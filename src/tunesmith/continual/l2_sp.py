@@ -8,8 +8,8 @@ theta_0 are the weights after the stage before; in the first stage those of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,22 +29,28 @@ class L2SP(Strategy):
     """A spring from every parameter to its place before the stage."""
 
     Options = Options
+    looks_back: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.start: dict[str, torch.Tensor] = {}
 
     def before_stage(self, session: Any) -> None:
-        """Remember the weights, those of earlier heads included."""
+        """Remember the weights, those of earlier heads included; what is new (a head, further labels of one) is free."""
         self.start = {}
         if session.stage_number or self.options.first_stage:
-            known = session.known or session.masters.tensors.keys()
-            self.start = {n: t.detach().clone() for n, t in session.masters.tensors.items() if n in known}
+            tensors = session.masters.tensors
+            self.start = {
+                n: tensors[n].detach()[_part(shape)].clone() for n, shape in session.known.items() if n in tensors
+            }
 
     def penalty(self, session: Any) -> None:
         """Strength times (theta - theta_0)."""
         for name, start in self.start.items():
-            session.masters.add_gradient(name, self.options.strength * (session.masters.tensors[name].detach() - start))
+            now = session.masters.tensors[name].detach()
+            gradient = torch.zeros_like(now)
+            gradient[_part(start.shape)] = self.options.strength * (now[_part(start.shape)] - start)
+            session.masters.add_gradient(name, gradient)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights before the stage."""
@@ -53,3 +59,8 @@ class L2SP(Strategy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
         self.start = dict(state["start"])
+
+
+def _part(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Where a smaller tensor stands in one that grew."""
+    return tuple(slice(0, n) for n in shape)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tunesmith.continual._base import Strategy
 
 
 class NoStrategy(Strategy):
     """Nothing is done to keep earlier stages."""
+
+    looks_back: ClassVar[bool] = False

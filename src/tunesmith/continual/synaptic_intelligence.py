@@ -92,6 +92,14 @@ class SynapticIntelligence(Strategy):
             self.anchor[name] = tensors[name].detach().clone()
         self.path, self.start, self.before, self.gradient = {}, {}, {}, {}
 
+    def mark(self) -> dict[str, torch.Tensor]:
+        """The path as far as the weights have come."""
+        return {name: path.clone() for name, path in self.path.items()}
+
+    def return_to(self, marked: Any) -> None:
+        """The path ends where the kept weights are."""
+        self.path = dict(marked)
+
     def state_dict(self) -> dict[str, Any]:
         """Importances, anchors, and the path so far."""
         return {"importance": self.importance, "anchor": self.anchor, "path": self.path, "start": self.start}

@@ -111,7 +111,8 @@ class Columns:
         def hook(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             if self.running is not None:
                 return
-            column, training = self.of[name], model.training
+            column = self.of[name]
+            modes = [(module, module.training) for module in model.modules()] if column else []
             self.states = []
             with torch.no_grad():
                 for earlier in range(column):
@@ -120,8 +121,8 @@ class Columns:
                         self.running = earlier
                         self.states.append({})
                         model.forward(*args, **kwargs)
-                if column:
-                    model.train(training)
+            for module, training in modes:
+                module.training = training
             self.running = column
             self.states.append({})
             self.entered = self._set(column)

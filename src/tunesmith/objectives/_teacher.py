@@ -84,10 +84,19 @@ class Teacher:
 
     def _artifact(self, ground: Ground, part: Any) -> Opened:
         opened = ground.open(self.place).opened
-        for name, reading in opened.readings.items():
-            if reading.task.name == part.task.name:
-                loaded = opened.heads[name]
-                return Opened(loaded.model, reading.task, loaded.tokenizer, reading.max_length, loaded.backbone)
+        fitting = {name: r for name, r in opened.readings.items() if r.task.name == part.task.name}
+        if len(fitting) > 1 and part.name not in fitting:
+            labelled = {name: r for name, r in fitting.items() if _knows_labels(part.task, r.task)}
+            if len(labelled) > 1:
+                raise UserError(
+                    f"the teacher `{self.name}` has several heads that know these labels ({', '.join(labelled)}); give the task one of these names "
+                    "in a stream (`tasks: [{name: ...}]`), or name a teacher with one head."
+                )
+            fitting = labelled or fitting
+        if fitting:
+            name = part.name if part.name in fitting else next(iter(fitting))
+            reading, loaded = fitting[name], opened.heads[name]
+            return Opened(loaded.model, reading.task, loaded.tokenizer, reading.max_length, loaded.backbone)
         known = ", ".join(dict.fromkeys(reading.task.name for reading in opened.readings.values()))
         raise UserError(
             f"the teacher `{self.name}` was trained for {known} and cannot teach {part.task.name}; name another."
@@ -181,6 +190,15 @@ def _state_of(task: Any, path: str, trust: bool) -> dict[str, Any]:
 def _plain(label: str) -> str:
     """A label as it is compared: transformers calls nameless ones LABEL_0, LABEL_1, ..."""
     return str(label).casefold().removeprefix("label_")
+
+
+def _knows_labels(student: Any, teacher: Any) -> bool:
+    """Whether a head knows every label of the rows, and solves their kind of problem."""
+    try:
+        match_labels("", student, teacher)
+    except UserError:
+        return False
+    return True
 
 
 def match_labels(name: str, student: Any, teacher: Any) -> torch.Tensor | None:

@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(
             f"`{path}` cannot be read ({type(error).__name__}); restore it, or train the stream again."
         ) from error
+
+
+def moved(state: Any, device: torch.device | str) -> Any:
+    """A state with its tensors on a device: they are read into main memory."""
+    if isinstance(state, torch.Tensor):
+        return state.to(device)
+    if isinstance(state, Mapping):
+        return {name: moved(value, device) for name, value in state.items()}
+    return [moved(value, device) for value in state] if isinstance(state, list) else state
 
 
 def newest(folder: Path) -> dict[str, Any] | None:

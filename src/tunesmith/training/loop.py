@@ -82,7 +82,7 @@ def fit(session: Session) -> Fit:
         groups.append({"names": more, "lr": session.learning_rate})
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
-    best: dict[str, torch.Tensor] | None = None
+    best: dict[str, Any] | None = None
 
     saved = checkpoint.newest(session.checkpoints) if session.resume else None
     if saved is not None:
@@ -105,13 +105,16 @@ def fit(session: Session) -> Fit:
         checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
     session.objective.before_stage(session)
+    inherited = session.strategy.state_dict()
+    if inherited:
+        session.strategy.load_state_dict(checkpoint.moved(inherited, session.device))
     session.strategy.before_stage(session)
     if saved is not None:
         session.objective.load_state_dict(saved.get("objective", {}))
-        session.strategy.load_state_dict(saved["strategy"])
+        session.strategy.load_state_dict(checkpoint.moved(saved["strategy"], session.device))
         session.weighting.load_state_dict(saved["weighting"])
         checkpoint.set_rng_state(saved["rng"])  # after what a strategy drew while it got ready
-    session.technique.set_training(session.backbone)
+    session.train_mode()
     with _stop_requests() as stop, _bar(session) as show:
         passes = session.feed.steps(state.steps, session.total_steps)
         while not state.stopped_early:
@@ -171,7 +174,8 @@ def fit(session: Session) -> Fit:
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator)
     if options.keep_best and best is not None:
-        masters.load_state_dict(best)
+        masters.load_state_dict(best["weights"])
+        session.strategy.return_to(checkpoint.moved(best["strategy"], session.device))
     session.weigh()
     session.strategy.after_stage(session)
     session.weigh()
@@ -228,13 +232,11 @@ def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
     return found
 
 
-def _evaluate(
-    session: Session, state: Fit, best: dict[str, torch.Tensor] | None, accelerator: Any
-) -> dict[str, torch.Tensor] | None:
+def _evaluate(session: Session, state: Fit, best: dict[str, Any] | None, accelerator: Any) -> dict[str, Any] | None:
     """Measure, log, and keep the weights if they are the best so far."""
     assert session.measure is not None
     metrics = session.measure()
-    session.technique.set_training(session.backbone)
+    session.train_mode()
     session.log.write(
         event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics
     )
@@ -247,7 +249,8 @@ def _evaluate(
     if state.best_score is None or score > state.best_score:
         state.best_score, state.best_step, state.bad_evaluations = score, state.steps, 0
         if options.keep_best:
-            best = {name: tensor.cpu().clone() for name, tensor in session.masters.state_dict().items()}
+            weights = {name: tensor.cpu().clone() for name, tensor in session.masters.state_dict().items()}
+            best = {"weights": weights, "strategy": session.strategy.mark()}
     else:
         state.bad_evaluations += 1
         if options.early_stopping and state.bad_evaluations >= options.early_stopping:

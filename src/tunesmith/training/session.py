@@ -158,8 +158,8 @@ class Session:
     """The stage's tasks by name."""
     earlier: Mapping[str, Part] = field(default_factory=dict)
     """The tasks of the stages before."""
-    known: frozenset[str] = frozenset()
-    """Parameters that stages before this one trained, by name."""
+    known: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Parameters that were there before this stage, by name, with their shapes then (a head may have grown since)."""
     snapshot: Callable[[], Any] | None = None
     """The model as the stage before left it (`artifacts.store.Opened`), opened anew; None in the first stage."""
     nested: Callable[[Mapping[str, Any], str], str] | None = None
@@ -189,14 +189,18 @@ class Session:
         """Token id of padding."""
         return int(self.heads.first.tokenizer.pad_token_id)
 
-    @property
-    def generator(self) -> torch.Generator:
-        """For what a strategy draws, the same at the same step of the same stage."""
+    def make_generator(self) -> torch.Generator:
+        """For what a strategy draws: a new one, which begins the same at the same step of the same stage. Make one and go on with it."""
         return torch.Generator().manual_seed(derive(self.config.seed, "strategy", self.stage, self.step))
 
-    def collate(self, task: Task, features: Sequence[Any]) -> Batch:
-        """Features as one batch on the device; what is drawn anew depends on the step alone."""
-        rng = np.random.default_rng(derive(self.config.seed, "strategy rows", self.stage, self.step))
+    def train_mode(self) -> None:
+        """Every head into training mode, the backbone as the technique wants it."""
+        for loaded in self.heads.loaded.values():
+            self.technique.set_training(loaded.backbone)
+
+    def collate(self, task: Task, features: Sequence[Any], rng: np.random.Generator | None = None) -> Batch:
+        """Features as one batch on the device; what is drawn anew depends on the step alone, or comes from `rng`."""
+        rng = rng or np.random.default_rng(derive(self.config.seed, "strategy rows", self.stage, self.step))
         return {name: tensor.to(self.device) for name, tensor in task.collate(features, self.pad_id, rng).items()}
 
     def make_pass(self, task: Task, model: Any, features: Sequence[Any], *, part: str, weight: float) -> Pass:
@@ -216,7 +220,8 @@ class Session:
     def single_rows(self, most: int) -> Iterator[tuple[Any, Task, Batch]]:
         """(model, task, batch) of single training rows of this stage, at most so many, drawn once for the stage."""
         places = [(part, i) for part in self.parts.values() for i in range(len(part.encoded["train"]))]
-        order = np.random.default_rng(derive(self.config.seed, "single rows", self.stage)).permutation(len(places))
+        rng = np.random.default_rng(derive(self.config.seed, "single rows", self.stage))
+        order = rng.permutation(len(places))
         for place in order[:most]:
             part, index = places[int(place)]
-            yield self.heads[part.head].model, part.task, self.collate(part.task, [part.encoded["train"][index]])
+            yield self.heads[part.head].model, part.task, self.collate(part.task, [part.encoded["train"][index]], rng)

@@ -2,7 +2,8 @@
 
 fixed         sum_t w_t L_t
 uncertainty   sum_t exp(-s_t) w_t L_t + s_t / 2, with s_t = log of the task's noise learned along (Kendall et al. 2018, equation 10)
-pcgrad        where two tasks' gradients point against each other, each loses its part along the other (Yu et al. 2020, algorithm 1)
+pcgrad        where two tasks' gradients point against each other, each loses its part along the other (Yu et al. 2020, algorithm 1),
+              over the parameters that both have: heads of their own take no part
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ class PCGrad(Weighting):
                 if i == j or not both:
                     continue
                 along = sum(float((mine[n] * other[n]).sum()) for n in both)
-                if along < 0:
-                    length = sum(float(g.square().sum()) for g in other.values())
+                if along < 0:  # so neither is zero
+                    length = sum(float(other[n].square().sum()) for n in both)
                     for name in both:
                         mine[name] = mine[name] - (along / length) * other[name]
         self.gradients = []
