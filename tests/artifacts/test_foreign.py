@@ -80,6 +80,20 @@ def test_a_classifier_answers_as_in_peft(name: str, tmp_path: Path) -> None:
         assert merge([tmp_path / "adapter"], tmp_path / "merged")["drift"] < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["distilbert", "modernbert", "roberta"])
+def test_labels_are_counted_at_the_end_of_a_head(kind: str, tmp_path: Path) -> None:
+    """Heads with a dense layer before the last one: what was exported to peft scores as ours."""
+    run_ = tunesmith.train(
+        str(tiny_model(kind, tmp_path / kind)), train=toy_rows(24), eval=toy_rows(8), technique="lora", max_steps=3, batch_size=8, output=tmp_path / "run",
+        device="cpu", dtype="float32", doctor=False,
+    )  # fmt: skip
+    shutil.copytree(run_.artifact, tmp_path / "plain")
+    (tmp_path / "plain" / "tunesmith.json").unlink()
+    ours, plain = open_artifact(run_.artifact), open_artifact(tmp_path / "plain", labels=["negative", "positive"])
+    answers = [probes.answers(each.loaded.model, each.loaded.tokenizer) for each in (ours, plain)]
+    assert probes.drift(*answers) < 1e-6
+
+
 def test_labels_of_the_base_are_kept(tmp_path: Path) -> None:
     names = {0: "O", 1: "B-PER", 2: "I-PER"}
     model = base(

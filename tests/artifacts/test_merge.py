@@ -158,6 +158,50 @@ def test_every_method_weight_and_density_changes_the_result(three: dict[str, Pat
     assert probes.drift(found["ties"], said(tmp_path / "dense")) > 1e-4
 
 
+@pytest.mark.parametrize("method", ["cat", "svd", "linear"])
+@pytest.mark.parametrize("first", [True, False])
+def test_adapters_that_are_scaled_by_the_root_of_their_rank(
+    method: str, first: bool, three: dict[str, Path], tmp_path: Path
+) -> None:
+    """The sum is that of the changes as they are: alpha / sqrt(r) of one, alpha / r of the other (rank-stabilised LoRA)."""
+    stable = train("bert", three["models"], tmp_path / "stable", lora={"rank": 4, "rank_stabilized": True}, seed=7)
+    sources = [stable, three["a"]] if first else [three["a"], stable]
+    one, two = map(change, sources)
+    found = merge(sources, tmp_path / "merged", method=method, weights=[0.5, 0.5])
+    assert found["drift"] < 1e-5
+    for name, value in change(tmp_path / "merged").items():
+        wanted = 0.5 * one[name] + 0.5 * two[name]
+        if (
+            method == "linear"
+        ):  # its factors are averaged, so the products are not: only that the scale is right can be said
+            continue
+        if method == "svd":
+            assert (value - wanted).norm() < wanted.norm()
+            continue
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-5)
+    assert open_artifact(tmp_path / "merged").technique.options.rank_stabilized is False
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "ties_svd"])
+def test_copies_of_one_adapter_agree_about_everything(method: str, three: dict[str, Path], tmp_path: Path) -> None:
+    """With nothing pruned their disjoint mean is the adapter itself, however many there are (Yadav et al. 2023, section 3)."""
+    merge([three["a"]] * 3, tmp_path / "merged", method=method, density=1.0)
+    for name, value in change(tmp_path / "merged").items():
+        torch.testing.assert_close(value, change(three["a"])[name], atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_no_number_is_beyond_every_bound() -> None:
+    fine = [torch.tensor([1.0, -3.0]), torch.tensor([0.5, 0.5])]
+    for place in (0, 1):
+        broken = [each.clone() for each in fine]
+        broken[place][0] = float("nan")
+        assert probes.drift(fine, broken) == probes.drift(broken, fine) == float("inf")
+        assert probes.drift(broken, broken) == float("inf"), "nothing can be said of it"
+    masked = [torch.tensor([1.0, float("-inf")])]
+    assert probes.drift(masked, masked) == 0.0
+    assert probes.drift(masked, [torch.tensor([1.3, float("-inf")])]) == pytest.approx(0.3)
+
+
 def test_a_merged_adapter_is_an_adapter(three: dict[str, Path], tmp_path: Path) -> None:
     """Plain peft opens it, it predicts, and it can be folded in turn."""
     from peft import PeftModel

@@ -337,6 +337,20 @@ def test_a_full_disk_keeps_what_is_written(unfinished: list[Any], cli: Any, tmp_
     assert [row["id"] for row in read(tmp_path / "p.jsonl")] == list(range(40))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_stays_full_leaves_a_sentence_and_no_lock(tmp_path: Path) -> None:
+    """What is still in the buffer is refused once more when the file is closed."""
+    from tunesmith.cache.partial import Partial
+    from tunesmith.errors import SaveError
+
+    place = Partial(tmp_path / "p.jsonl", {}, overwrite=False)
+    with pytest.raises(SaveError, match="free some space"), place:
+        place._stream.close()
+        place._stream = Path("/dev/full").open("wb")  # noqa: SIM115
+        place.step(b"x" * 100, 1, "digest")
+    assert names_in(tmp_path) == set()
+
+
 def test_progress_counts_rows(reviews: Path, cli: Any, tmp_path: Path, monkeypatch: Any) -> None:
     from tunesmith.console import people
 

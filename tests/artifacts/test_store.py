@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 import tunesmith
+from tunesmith import processes
+from tunesmith.artifacts.store import open_artifact
 from tunesmith.artifacts.verify import verify_run
 from tunesmith.errors import ArtifactError, VerificationError
 from tunesmith.testing import KINDS, tiny_model
+from tunesmith.testing.artifacts import reseal
 from tunesmith.testing.rows import toy_rows
 
 TECHNIQUES = ("full", "feature-based", "bitfit", "adapter", "lora", "prompt-tuning", "prefix-tuning")
@@ -78,11 +81,7 @@ def test_verification_sees_another_head(models: Path, tmp_path: Path) -> None:
     name = next(n for n in tensors if n.endswith("classifier.weight"))
     tensors[name] = -tensors[name]
     save_file(tensors, str(path), metadata={"format": "pt"})
-    info = json.loads((run.artifact / "tunesmith.json").read_text())
-    from tunesmith.cache.store import file_sha256
-
-    info["files"][path.name] = file_sha256(path)
-    (run.artifact / "tunesmith.json").write_text(json.dumps(info))
+    reseal(run.artifact)
     with pytest.raises(VerificationError, match="does not score"):
         verify_run(run.folder)
 
@@ -95,6 +94,28 @@ def test_damage_is_refused(models: Path, tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(ArtifactError, match="damaged"):
         tunesmith.load(run.artifact)
+
+
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_a_changed_byte_of_any_file_is_refused(technique: str, models: Path, tmp_path: Path) -> None:
+    """But the card's, which is for people: numbers of configurations and words of tokenizers decide what is said as weights do."""
+    folder = trained(models, tmp_path / "run", technique=technique).artifact
+    looked_at = 0
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name == "README.md":
+            continue
+        content = path.read_bytes()
+        place = next(i for i in range(len(content) // 2, len(content)) if content[i : i + 1].isalnum())
+        path.write_bytes(
+            content[:place] + (b"1" if content[place : place + 1] != b"1" else b"2") + content[place + 1 :]
+        )
+        with pytest.raises(ArtifactError, match="damaged"):
+            open_artifact(folder)
+        path.write_bytes(content)
+        looked_at += 1
+    assert looked_at >= 4
+    (folder / "README.md").write_text("mine")
+    assert open_artifact(folder).technique.name == technique
 
 
 def test_another_base_is_refused(models: Path, tmp_path: Path) -> None:
@@ -152,3 +173,30 @@ def test_a_refused_call_replaces_nothing(models: Path, tmp_path: Path) -> None:
     with pytest.raises(tunesmith.UserError):  # --overwrite with a mistake keeps the old run, too
         tunesmith.train(folder, train=str(tmp_path / "missing.csv"), output=tmp_path / "run", overwrite=True)
     assert run.load().evaluate(toy_rows(8)) == pytest.approx(run.metrics)
+
+
+def test_a_model_of_the_hub_is_known_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained on a hub id is refused when that id means other weights by then."""
+    cache = tmp_path / "hub"
+
+    def publish(commit: str, seed: int) -> None:
+        place = cache / "models--someone--model"
+        tiny_model("bert", place / "snapshots" / commit, seed=seed)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+
+    monkeypatch.setattr(processes, "call", lambda target, payload: processes._run(target, payload)["result"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.constants.HF_HUB_CACHE"):
+        monkeypatch.setattr(name, str(cache))
+    publish("a" * 40, 1)
+    run = tunesmith.train(
+        "someone/model", train=toy_rows(24), eval=toy_rows(8), max_steps=2, output=tmp_path / "run", device="cpu"
+    )
+    saved = json.loads((run.artifact / "tunesmith.json").read_text())["base_model"]
+    assert saved["path"] == "someone/model" and len(saved["sha256"]) == 64
+    assert json.loads((run.artifact / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/model"
+    tunesmith.load(run.artifact)
+    publish("b" * 40, 2)
+    with pytest.raises(ArtifactError, match="was trained on"):
+        tunesmith.load(run.artifact)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tunesmith
 from tunesmith.artifacts.switch import AdapterBank
 from tunesmith.testing import tiny_model
+from tunesmith.testing.artifacts import reseal
 from tunesmith.testing.rows import rows_for
 
 ON_LLAMA = [
@@ -202,10 +203,10 @@ def test_what_does_not_fit_is_refused(world: dict[str, Any], models: Path, tmp_p
         a, b = list(words)[-2:]
         words[a], words[b] = words[b], words[a]
         (place / "tokenizer.json").write_text(json.dumps(text))
+        reseal(place)
 
     def stored(place: Path) -> None:
-        info = json.loads((place / "tunesmith.json").read_text())
-        (place / "tunesmith.json").write_text(json.dumps({**info, "quantization": "nf4"}))
+        reseal(place, {"quantization": "nf4"})
 
     for name, change, words in (
         ("flip", flip, "damaged"),
@@ -218,15 +219,62 @@ def test_what_does_not_fit_is_refused(world: dict[str, Any], models: Path, tmp_p
     assert bank.names == ["one"]
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("plain", [False, True])
 def test_an_adapter_that_rewrote_the_base_is_refused_and_the_base_stays(
-    world: dict[str, Any], models: Path, tmp_path: Path
+    init: str, plain: bool, models: Path, tmp_path: Path
 ) -> None:
-    folder = train("llama", "lora", "instruction", {"lora": {"init": "pissa"}}, models, tmp_path / "pissa")
+    """peft's olora does so in place, so nothing could be put back."""
+    folder = train("llama", "lora", "instruction", {"lora": {"init": init}}, models, tmp_path / init)
+    if plain:
+        (folder / "tunesmith.json").unlink()
     bank = AdapterBank(str(whole("llama", models)), device="cpu")
     before = logits(bank.select(None))
+    weights = [p.clone() for p in bank.base.donor.model.parameters()]
     with pytest.raises(tunesmith.UserError, match="rewriting the base"):
-        bank.add("pissa", folder)
+        bank.add(init, folder)
     assert torch.equal(logits(bank.select(None)), before) and bank.names == []
+    assert all(torch.equal(a, b) for a, b in zip(weights, bank.base.donor.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"name": "some/where", "path": "some/where"},
+        {"name": "asset:bert-tiny", "path": "x"},
+        {"name": "x", "path": "/etc/passw"},
+    ],
+)
+def test_nothing_that_an_artifact_names_is_looked_for(
+    named: dict[str, str], world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is open: by its hash an adapter belongs to it or does not, and no hub, download or file of this machine is asked."""
+    from tunesmith.artifacts import store, switch
+
+    folder = world["llama"][0][1]
+    bank = AdapterBank(base(world, "llama"), device="cpu")
+
+    def asked(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was looked for")
+
+    for module in (store, switch):
+        monkeypatch.setattr(module, "locate", asked)
+    info = json.loads((folder / "tunesmith.json").read_text())
+    for name, changed in (("same", {}), ("other", {"sha256": "0" * 64})):
+        shutil.copytree(folder, tmp_path / name)
+        reseal(tmp_path / name, {"base_model": {**info["base_model"], **named, **changed}})
+    bank.add("same", tmp_path / "same")
+    with pytest.raises(tunesmith.UserError, match="was made for"):
+        bank.add("other", tmp_path / "other")
+
+
+def test_a_plain_folder_of_another_asset_is_refused(world: dict[str, Any], tmp_path: Path) -> None:
+    folder = world["llama"][0][1]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "asset:bert-tiny"}))
+    shutil.copy(folder / "adapter_model.safetensors", tmp_path)
+    with pytest.raises(tunesmith.UserError, match="was made for `asset:bert-tiny`"):
+        AdapterBank(base(world, "llama"), device="cpu").add("plain", tmp_path)
 
 
 def test_a_plain_peft_folder_is_an_adapter_too(world: dict[str, Any], tmp_path: Path) -> None:

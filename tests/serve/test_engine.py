@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from tunesmith.artifacts.switch import AdapterBank
-from tunesmith.serve.engine import Busy, Engine, Gone, Stopped
+from tunesmith.serve.engine import Engine
 from tunesmith.serve.sampling import Sampling
+from tunesmith.serve.work import Busy, Gone, Stopped
 from tunesmith.serve.writing import Piece, Request
 
 END = 3  # [SEP]
@@ -211,6 +212,45 @@ def test_a_pass_that_fails_takes_only_its_own_batch(bank: AdapterBank, engine: E
         Client(engine, Request("a0", [10**6], 5, bank.tokenizer)).wait()
     assert Client(engine, broken).wait()[1].finish == "length"
     assert engine.metrics.value("finished_total", reason="error") == 1
+
+
+def test_a_prompt_that_fails_harms_nobody_who_writes_in_the_same_batch(bank: AdapterBank) -> None:
+    """It had not joined: those who write go on, with the same words as without it."""
+    engine = Engine(bank, slots=4).start()
+    truth, _ = Client(engine, request(bank, "a1", PROMPTS[1], 40)).wait()
+    writing = Client(engine, request(bank, "a1", PROMPTS[1], 40))
+    begun = writing.pieces.get(timeout=20).text
+    with pytest.raises(Exception, match="index out of range"):
+        Client(engine, Request("a0", [10**6], 5, bank.tokenizer)).wait()
+    assert begun + writing.wait()[0] == truth
+    assert engine.running == 0
+    engine.stop()
+
+
+def test_a_job_that_nobody_waits_for_leaves_the_queue_at_once(bank: AdapterBank) -> None:
+    """Also behind one that works for long: else dead ones would fill the queue."""
+    engine = Engine(bank, slots=1, max_queue=2).start()
+    free = threading.Event()
+
+    def long() -> Any:
+        while not free.is_set():
+            time.sleep(0.005)
+            yield
+
+    def never() -> Any:
+        yield
+        raise AssertionError("nobody wanted it")
+
+    first = engine.run(long())
+    for _ in range(20):
+        dead = engine.run(never())
+        engine.drop_job(dead)
+        with pytest.raises(Stopped):
+            dead.future.result(timeout=20)
+    assert engine.waiting == 1
+    free.set()
+    first.future.result(timeout=20)
+    engine.stop()
 
 
 def test_stopping_fails_what_is_not_done(bank: AdapterBank) -> None:

@@ -101,6 +101,13 @@ def test_wrong_words_end_with_two(
     assert "Traceback" not in answer.err
 
 
+def test_a_token_that_is_set_and_empty_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is missing must not open the door, on loopback (behind a proxy) either."""
+    monkeypatch.setenv("TUNESMITH_TOKEN", "")
+    answer = cli("serve", "--model", "asset:smollm2-135m")
+    assert answer.code == 2 and "the token is empty" in answer.err
+
+
 def test_without_the_extra_one_sentence_says_how_to_get_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     import tunesmith.cli.commands_serve as command
 

@@ -16,6 +16,7 @@ from tunesmith.artifacts.writing import Writer
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.server import Options
 from tunesmith.testing import tiny_model
+from tunesmith.testing.artifacts import reseal
 from tunesmith.testing.rows import rows_for
 
 WRITERS = {
@@ -113,6 +114,52 @@ def test_rows_are_predicted_as_the_artifact_does(models: Path, tmp_path: Path) -
         assert tuned != pytest.approx(vector, abs=1e-2)
 
 
+def test_a_prediction_through_one_head_does_not_change_what_another_writes(
+    base: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stages = [
+        {"name": name, "task": task, "train": rows_for(task, 12), "eval": rows_for(task, 4)} for name, task in (("said", "instruction"), ("judged", "text-classification"))
+    ]  # fmt: skip
+    run = tunesmith.train(
+        str(base("llama")), stream={"stages": stages}, technique="lora", max_steps=2, batch_size=4, output=tmp_path / "run", device="cpu",
+        dtype="float32", doctor=False, instruction={"generate_rows": 0},
+    )  # fmt: skip
+    with (
+        running(Options(str(base("llama")), {"both": str(run.artifact)}, device="cpu")) as server,
+        server.http() as http,
+    ):
+        asked = {"model": "both", "prompt": "a fine film", "max_tokens": 6, "temperature": 0}
+        before = http.post("/v1/completions", json=asked).json()["choices"][0]["text"]
+        found = http.post("/v1/predict", json={"model": "both", "rows": [{"text": "a fine film"}], "head": "judged"})
+        assert found.status_code == 200, found.text
+        after = http.post("/v1/completions", json=asked)
+        assert after.status_code == 200 and after.json()["choices"][0]["text"] == before
+
+
+def test_an_adapter_that_cannot_be_described_does_not_stay(
+    base: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is free again, and so is its memory."""
+    from tunesmith.serve import jobs
+
+    random_artifact(base("llama"), tmp_path / "late", "instruction", "lora")
+    describe = jobs.describe
+
+    def failing(*args: Any) -> Any:
+        raise tunesmith.UserError("its chat template cannot be read")
+
+    with (
+        running(Options(str(base("llama")), device="cpu", adapter_root=tmp_path)) as server,
+        server.http() as http,
+    ):
+        body = {"lora_name": "late", "lora_path": "late"}
+        monkeypatch.setattr(jobs, "describe", failing)
+        refused = http.post("/v1/load_lora_adapter", json=body)
+        assert refused.status_code == 400 and "chat template" in refused.text
+        monkeypatch.setattr(jobs, "describe", describe)
+        assert http.post("/v1/load_lora_adapter", json=body).status_code == 200
+
+
 def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Path) -> None:
     """A chat template of the artifact, the system prompt of its training, and the frame of plain instructions."""
     from transformers import AutoTokenizer
@@ -126,6 +173,7 @@ def test_an_adapter_has_its_own_frame(base: Callable[[str], Path], tmp_path: Pat
     tokenizer = AutoTokenizer.from_pretrained(spoken)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(spoken)
+    reseal(spoken)
     short = random_artifact(base("llama"), tmp_path / "short", "summarization", "lora")
     folders = {"plain": str(plain), "spoken": str(spoken), "short": str(short)}
     with running(Options(str(base("llama")), folders, device="cpu")) as server:

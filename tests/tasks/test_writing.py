@@ -20,7 +20,7 @@ from tunesmith import registry
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, ModelError
 from tunesmith.metrics.text import TextOverlap, words
-from tunesmith.models.load import load_model, load_tokenizer, locate
+from tunesmith.models.load import load_model, load_tokenizer, locate, positions
 from tunesmith.tasks._base import IGNORED
 from tunesmith.tasks._language import token_scores
 from tunesmith.testing import tiny_model
@@ -388,3 +388,28 @@ def test_words_are_those_of_any_script_and_form() -> None:
     metric.update(unicodedata.normalize("NFD", "Phim này hay"), unicodedata.normalize("NFC", "Phim này hay"))
     assert metric.compute() == pytest.approx({"rouge1": 1, "rouge2": 1, "rougeL": 1, "chrf": 100, "exact_match": 1})
     assert SPECIAL  # the tokenizer of the chat tests serves here too
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_prompt_that_fills_the_context_gets_one_token_and_no_more(kind: str, models: Path) -> None:
+    """No room is not the same as room without a bound."""
+
+    source = locate(str(tiny_model(kind, models / kind)))
+    cls = registry.load("task", "instruction")
+    task = cls(cls.Options(max_new_tokens=9))
+    loaded = load_model(source, load_tokenizer(source), task)
+    task.positions = room = positions(loaded, 0)
+    assert room is not None
+    prompt = np.full(room, 7, np.int32)
+    asked: list[int] = []
+    real = loaded.model.generate
+
+    def generate(**settings: Any) -> Any:
+        asked.append(settings["generation_config"].max_new_tokens)
+        return real(**settings)
+
+    loaded.model.generate = generate
+    assert len(task.write(loaded.model, [{"input_ids": prompt, "prompt": room}])) == 1
+    assert asked == [1]
+    task.write(loaded.model, [{"input_ids": prompt[:5], "prompt": 5}])
+    assert asked == [1, 9]

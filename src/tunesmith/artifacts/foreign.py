@@ -19,6 +19,7 @@ from tunesmith.cache import store
 from tunesmith.errors import ArtifactError, UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OUTPUTS = ("classifier", "score", "out_proj", "qa_outputs")  # last modules of heads
 LONGEST = 1 << 20  # bytes of a configuration file
 TASKS = {
     "SEQ_CLS": "text-classification",
@@ -30,6 +31,8 @@ TASKS = {
 OWN = {"LORA": "lora", "IA3": "ia3", "PROMPT_TUNING": "prompt-tuning", "PREFIX_TUNING": "prefix-tuning"}
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING")
 PREFIX = "base_model.model."
+REWRITING = ("pissa", "olora", "corda", "loftq")
+"""Initialisations of LoRA that take something out of the base's weights."""
 
 
 def is_foreign(folder: Path) -> bool:
@@ -149,6 +152,15 @@ def saved_config(folder: Path) -> Any:
     return config
 
 
+def rewrites_base(folder: Path) -> bool:
+    """Whether a LoRA adapter stands on base weights that its initialisation changed, some of them in place (peft's olora)."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return str(config.get("init_lora_weights", "")).startswith(REWRITING)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # no peft folder, or whoever opens it says what is wrong
+
+
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shape of every saved tensor, by its name inside the model; nothing is loaded.
 
@@ -172,21 +184,22 @@ def _state(
     made = empty(empty.Options())
     if task not in ("text-classification", "token-classification"):
         return dict(made.state_dict())
-    rows = [
-        shape[0] for name, shape in saved.items() if name.startswith(tuple(f"{h}." for h in heads)) and len(shape) == 2
-    ]
-    if not rows:
+    of_head = [(name, s) for name, s in saved.items() if name.startswith(tuple(f"{h}." for h in heads)) and len(s) == 2]
+    # What comes last in a head has as many rows as there are labels; dense layers before it are as wide as the model.
+    last = [s[0] for name, s in of_head if name.split(".")[-2] in OUTPUTS]
+    count = min(last or [s[0] for _, s in of_head], default=0)
+    if not count:
         raise ArtifactError(
             f"`{folder}` is for {task} and holds no head (modules_to_save), so what it predicts is random; save it again with its head."
         )
-    if named is not None and len(named) != rows[-1]:
+    if named is not None and len(named) != count:
         raise UserError(
-            f"`{folder}` tells {rows[-1]} labels apart, and {len(named)} are named; give all of them with --labels, in their order."
+            f"`{folder}` tells {count} labels apart, and {len(named)} are named; give all of them with --labels, in their order."
         )
-    labels, numeric = (list(named), False) if named is not None else _labels(rows[-1], base)
+    labels, numeric = (list(named), False) if named is not None else _labels(count, base)
     if task == "text-classification":
-        problem = "regression" if rows[-1] == 1 else "single-label"
-        return {"problem": problem, "labels": labels if rows[-1] > 1 else [], "numeric": numeric, "weights": None}
+        problem = "regression" if count == 1 else "single-label"
+        return {"problem": problem, "labels": labels if count > 1 else [], "numeric": numeric, "weights": None}
     scheme = "bio" if any(label.startswith("B-") for label in labels) else "plain"
     return {**made.state_dict(), "scheme": scheme, "labels": labels, "numeric": numeric}
 

@@ -19,14 +19,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunesmith.artifacts import probes
-from tunesmith.artifacts.foreign import saved_config
+from tunesmith.artifacts.foreign import REWRITING, saved_config
 from tunesmith.artifacts.store import Opened, open_artifact, save
 from tunesmith.errors import ArtifactError, UserError, unknown
 from tunesmith.techniques._base import create
@@ -37,6 +37,7 @@ PRUNING = ("ties", "dare_ties", "dare_linear", "magnitude_prune")
 METHODS = ("linear", "cat", "svd", *PRUNING, *(f"{name}_svd" for name in PRUNING))
 MERGED = "merged"
 DENSITY = 0.5
+AVERAGING = ("ties", "dare_ties")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def merge(
         artifacts: one adapter, which is folded into its base, or several LoRA adapters of one base.
         output: folder of the new artifact.
         method: of several: how they become one (default cat).
-        weights: of several: the factor of each (default 1 / n).
+        weights: of several: the factor of each (default 1 / n; 1 where a method takes means over those that agree).
         density: of pruning methods: the share of entries that stays (default 0.5).
         rank: of methods that end in svd: of the new adapter (default: the largest).
         bound: how far a logit may move, as a share of the largest.
@@ -92,7 +93,9 @@ def merge(
             raise UserError(
                 f"{method} drops nothing, so it has no density; leave it out, or take one of {', '.join(PRUNING)}."
             )
-        factors = list(weights) if weights is not None else [1 / len(artifacts)] * len(artifacts)
+        # What disjoint means average already is not divided a second time (Yadav et al. 2023, section 3).
+        usual = 1.0 if method.startswith(AVERAGING) else 1 / len(artifacts)
+        factors = list(weights) if weights is not None else [usual] * len(artifacts)
         if len(factors) != len(artifacts):
             raise UserError(f"{len(artifacts)} artifacts need as many weights, got {len(factors)}.")
         opened = open_artifact(artifacts[0])
@@ -142,6 +145,8 @@ def _combine(
         tensors = get_peft_model_state_dict(Shell(theirs.tuner), adapter_name=ADAPTER, save_embedding_layers=False)
         set_peft_model_state_dict(Shell(tuner), tensors, adapter_name=names[-1])
         heads.append(dict(other.loaded.backbone.head_parameters()))
+    # The new adapter is made of the first one's configuration, and what it holds is scaled already: by r / alpha = 1, not by its root.
+    tuner.peft_config[ADAPTER] = replace(tuner.peft_config[ADAPTER], use_rslora=False)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # DARE drops entries by chance
@@ -180,7 +185,7 @@ def _check_kind(opened: Opened) -> None:
         raise UserError(
             f"`{opened.folder}` was trained with {opened.technique.name}; several adapters become one only where all are LoRA."
         )
-    if str(config.init_lora_weights).startswith(("pissa", "olora", "corda", "loftq")):
+    if str(config.init_lora_weights).startswith(REWRITING):
         raise UserError(
             f"`{opened.folder}` began by rewriting its base (init {config.init_lora_weights}); fold it into a model of its own instead."
         )

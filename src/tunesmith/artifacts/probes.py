@@ -41,9 +41,15 @@ def answers(model: Any, tokenizer: Any) -> list[torch.Tensor]:
 
 
 def drift(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    """The largest difference of a logit, as a share of the largest logit where that is above 1; infinite where shapes differ."""
+    """The largest difference of a logit, as a share of the largest logit where that is above 1; infinite where shapes or what is finite differ."""
     if [a.shape for a in one] != [b.shape for b in other]:
         return float("inf")
-    scale = max(1.0, max(float(a.abs().max()) for a in one))
-    found = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-    return found / scale if found == found else float("inf")  # not a number
+    found, scale = 0.0, 1.0
+    for a, b in zip(one, other, strict=True):
+        fine = torch.isfinite(a)
+        if not torch.equal(fine, torch.isfinite(b)) or not torch.equal(a[~fine], b[~fine]):
+            return float("inf")  # also where both are no numbers
+        if fine.any():
+            scale = max(scale, float(a[fine].abs().max()))
+            found = max(found, float((a - b)[fine].abs().max()))
+    return found / scale

@@ -14,6 +14,7 @@ artifact/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,12 +37,13 @@ from tunesmith.errors import ArtifactError, SaveError, UserError
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
-from tunesmith.models.load import Loaded, Source, has_tokenizer, load_model, load_tokenizer, locate, positions
+from tunesmith.models.load import Loaded, Source, has_tokenizer, hashed, load_model, load_tokenizer, locate, positions
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Task
 from tunesmith.techniques._base import Technique, load_tensors
 
 INFO = "tunesmith.json"
+CARD = "README.md"
 HEADS_FILE = "heads.safetensors"
 SCHEMA = 1
 
@@ -141,8 +143,10 @@ def save(
             info["columns"] = heads.columns.save(temporary)
         if inference is not None:
             info["task_inference"] = inference.save(temporary)
-        (temporary / "README.md").write_text(card(info), encoding="utf-8")
-        info["files"] = {p.name: store.file_sha256(p) for p in sorted(temporary.glob("*.safetensors"))}
+        (temporary / CARD).write_text(card(info), encoding="utf-8")
+        paths = [p for p in sorted(temporary.rglob("*")) if p.is_file() and p.name != CARD]
+        info["files"] = {p.relative_to(temporary).as_posix(): store.file_sha256(p) for p in paths}
+        info["sha256"] = description_sha256(info)
         (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in temporary.rglob("*"):
             if path.is_file():
@@ -191,6 +195,10 @@ def read_info(
         info = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"`{path}` is damaged ({error}); train again or restore it from a copy.") from error
+    if "sha256" in info and info["sha256"] != description_sha256(info):
+        raise ArtifactError(
+            f"`{path}` is damaged (its sha256 is not what was saved); restore it from a copy or train again."
+        )
     if info.get("schema_version") != SCHEMA:
         raise ArtifactError(
             f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it."
@@ -199,8 +207,15 @@ def read_info(
     return info
 
 
+def description_sha256(info: Mapping[str, Any]) -> str:
+    """Of everything else in a description."""
+    content = {name: value for name, value in info.items() if name not in ("sha256", "folder")}
+    as_read = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
 def check_files(folder: Path, info: dict[str, Any]) -> None:
-    """Compare the weight files with the hashes written when they were saved.
+    """Compare all files but the card with the hashes written when they were saved.
 
     Raises:
         ArtifactError: a file is missing or changed.
@@ -229,6 +244,8 @@ class Origin(Protocol):
 
 class Base(Protocol):
     """A base that several artifacts stand on (`artifacts.switch`)."""
+
+    source: Source
 
     def accept(self, info: Mapping[str, Any], source: Source, tokenizer: Any) -> None:
         """Refuse an artifact that was made for another base or tokenizer."""
@@ -276,8 +293,9 @@ def open_artifact(
     trust, seed = bool(info["trust_remote_code"]), int(info["seed"])
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"
-    source = own if whole else _base(info)
-    tokenizer = load_tokenizer(own if has_tokenizer(folder) else source, trust_remote_code=trust)
+    source = own if whole else _base(info, on)
+    near = source if on is None else on.source
+    tokenizer = load_tokenizer(own if has_tokenizer(folder) else near, trust_remote_code=trust)
     if on is not None:
         on.accept(info, source, tokenizer)
 
@@ -337,10 +355,15 @@ def _reading(info: Mapping[str, Any]) -> Reading:
     return Reading(task, int(info["max_length"]))
 
 
-def _base(info: dict[str, Any]) -> Source:
+def _base(info: dict[str, Any], on: Base | None) -> Source:
+    """Where the base is. With one open already nothing is looked for that a folder names: no path here, no hub, no download."""
     base = info["base_model"]
+    if on is not None:
+        named = Source(str(base["name"]), str(base["path"]), str(base["sha256"]))
+        same = named.sha256 == on.source.sha256 and (named.sha256 or named.path == on.source.path)
+        return on.source if same else named
     name = base["name"] if str(base["name"]).startswith("asset:") else base["path"]
-    source = locate(name)
+    source = hashed(locate(name)) if base["sha256"] else locate(name)
     if base["sha256"] and source.sha256 and source.sha256 != base["sha256"]:
         raise ArtifactError(
             f"the artifact was trained on `{base['name']}` with sha256 {base['sha256'][:12]}..., and `{source.path}` now has {source.sha256[:12]}...; "

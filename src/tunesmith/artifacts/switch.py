@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from tunesmith import registry
-from tunesmith.artifacts.foreign import CONFIG
+from tunesmith.artifacts.foreign import CONFIG, rewrites_base
 from tunesmith.artifacts.mixed import RowAdapters, lora_layers
 from tunesmith.artifacts.store import INFO, open_artifact
 from tunesmith.artifacts.use import Artifact
@@ -38,6 +38,11 @@ from tunesmith.models.load import Loaded, Source, load_model, load_tokenizer, lo
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DONORS = {"decoder": "language-modeling", "encoder-decoder": "instruction", "encoder": "text-classification"}
 """The task whose class has all parts of a base: the output layer of what writes, the pooler of what reads."""
+
+
+REWRITES = (
+    "began by rewriting the base's weights (init pissa or olora), which others share; merge it into a model of its own."
+)
 
 
 def check_name(name: str) -> str:
@@ -67,6 +72,7 @@ class SharedBase:
         self.donor = load_model(
             self.source, self.tokenizer, task, dtype=dtype, trust_remote_code=trust_remote_code, quantization=quantization
         )  # fmt: skip
+        self.source = self.donor.source
         self.donor.model.to(device)
         for parameter in self.donor.model.parameters():
             parameter.requires_grad_(False)
@@ -98,6 +104,9 @@ class SharedBase:
                 f"`{place}` was trained on a base stored as {info.get('quantization', 'none')}, and this one is stored as {self.quantization}; "
                 "open the base with the same quantization."
             )
+        # In place, too (olora): before it is attached, because nothing could be put back.
+        if rewrites_base(Path(place)):
+            raise ArtifactError(f"`{place}` {REWRITES}")
         if tokenizer_fingerprint(tokenizer, template=False) != self.fingerprint:
             raise ArtifactError(
                 f"`{place}` has another tokenizer than `{self.source.name}`; its tokens would mean other words here."
@@ -163,9 +172,7 @@ class SharedBase:
         for parameter in moved:
             parameter.data = self.values[id(parameter)]
         if moved:
-            raise ArtifactError(
-                "this adapter began by rewriting the base's weights (init pissa or olora), which others share; merge it into a model of its own."
-            )
+            raise ArtifactError(f"this adapter {REWRITES}")
         own: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for name, parameter in module._parameters.items():
@@ -231,13 +238,17 @@ class AdapterBank:
                 parameter.requires_grad_(False)
                 if parameter.is_floating_point() and parameter.dtype != self.dtype:
                     parameter.data = parameter.data.to(self.dtype)
-        self._adapters[name] = Artifact(opened, self.device)
-        layers = lora_layers(opened)
+        artifact, layers = Artifact(opened, self.device), lora_layers(opened)
         if self.writes and layers is not None:
             self._rows().add(name, layers)
+        self._adapters[name] = artifact
 
     def _base_of(self, folder: Path) -> str | None:
-        """This base, for a plain peft folder that names none on this machine: what a folder says must not send us to a hub."""
+        """This base, for a plain peft folder that names no model folder here: what it says sends us to no hub and no download.
+
+        Raises:
+            ArtifactError: it names another asset.
+        """
         config = folder / CONFIG
         if (folder / INFO).is_file() or (folder / "artifact" / INFO).is_file() or not config.is_file():
             return None
@@ -245,7 +256,12 @@ class AdapterBank:
             named = str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return None  # whoever opens it says what is wrong
-        return None if named.startswith("asset:") or Path(named).expanduser().exists() else self.base.source.path
+        if named.startswith("asset:") and named != self.base.source.name:
+            raise ArtifactError(
+                f"`{folder}` was made for `{named}`, and this base is `{self.base.source.name}`; start another bank for it."
+            )
+        here = not named.startswith("asset:") and (Path(named).expanduser() / "config.json").is_file()
+        return None if here else self.base.source.path
 
     def remove(self, name: str) -> None:
         """Forget an adapter; its memory is free once nothing else holds it.

@@ -235,7 +235,7 @@ class Writing:
                 eos_token_id=self.stops or None, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
                 repetition_penalty=1.0, no_repeat_ngram_size=0,
             )  # fmt: skip
-        settings.max_new_tokens = max(1, min(wanted.max_new_tokens, room or wanted.max_new_tokens))
+        settings.max_new_tokens = max(1, min(wanted.max_new_tokens, wanted.max_new_tokens if room is None else room))
         settings.num_beams, settings.do_sample = 1, wanted.temperature > 0
         settings.temperature = wanted.temperature if settings.do_sample else None
         settings.top_p, settings.top_k = (wanted.top_p, 0) if settings.do_sample else (None, None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -166,15 +167,18 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:  # else nothing here is ours
-            self._stream.close()
-            writing = self.note.with_name(f"{self.note.name}.writing")
-            for path in (writing, *(() if self.rows else (self.lines, self.note))):
-                path.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release()
-            self.lock.unlink(missing_ok=True)
-        self._folders.__exit__(kind, error, trace)
+        try:
+            if self._stream is not None:  # else nothing here is ours
+                with suppress(OSError) if error is not None else nullcontext():
+                    self._stream.close()  # a full disk refuses what is still in its buffer once more
+                writing = self.note.with_name(f"{self.note.name}.writing")
+                for path in (writing, *(() if self.rows else (self.lines, self.note))):
+                    path.unlink(missing_ok=True)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self.lock.unlink(missing_ok=True)
+            self._folders.__exit__(kind, error, trace)
 
 
 def _change(key: str, before: Any, now: Any) -> str:

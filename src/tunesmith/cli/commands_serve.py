@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +52,8 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise UserError(f"serving needs {' and '.join(missing)}; install with: pip install 'tunesmith[serve]'")
+    if token is None and "TUNESMITH_TOKEN" in os.environ:
+        token = ""  # set and empty (a secret that is missing): not the same as not set, and refused
     adapters = named(adapter or [])
     if dtype not in DTYPES:
         raise UserError(f"dtype `{dtype}` is not known; use one of {', '.join(DTYPES)}.")

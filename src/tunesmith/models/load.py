@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -131,6 +131,28 @@ def weights_sha256(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     hashes = [store.file_sha256(file) for file in files]
     return hashes[0] if len(hashes) == 1 else store.key_of(files=[f.name for f in files], hashes=hashes)
+
+
+def hashed(source: Source) -> Source:
+    """A model with the hash of its weights, those of a hub id included: as they lie in the hub's cache, which they are fetched into.
+
+    Raises:
+        ModelError: the hub does not give them.
+    """
+    if source.sha256 or Path(source.path).exists():
+        return source
+    from transformers.utils import cached_file
+
+    try:
+        folder = Path(str(cached_file(source.path, "config.json"))).parent
+        if not list(folder.glob("*.safetensors")):
+            cached_file(source.path, "model.safetensors")
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"`{source.name}` is neither a folder here nor a model that the hub gave ({reason}); check the path, or use asset:NAME."
+        ) from error
+    return replace(source, sha256=weights_sha256(folder))
 
 
 def _from_gguf(path: Path) -> Path:
@@ -277,7 +299,7 @@ def load_model(
     model.eval()
     backbone = Backbone(model, fresh=frozenset(new), **seen)
     head.bind(model, tokenizer, backbone.kind)
-    return Loaded(model, tokenizer, backbone, source)
+    return Loaded(model, tokenizer, backbone, hashed(source))
 
 
 def lost_blocks(model: Any, info: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:

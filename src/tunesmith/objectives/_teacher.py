@@ -18,7 +18,7 @@ from tunesmith.cache import store
 from tunesmith.data.encode import tokenizer_fingerprint
 from tunesmith.errors import ModelError, UserError, unknown
 from tunesmith.models.backbone import Backbone
-from tunesmith.models.load import load_model, load_tokenizer, locate, longest_input, pick_max_length, weights_sha256
+from tunesmith.models.load import hashed, load_model, load_tokenizer, locate, longest_input, pick_max_length
 from tunesmith.objectives._base import Ground
 
 INFO = "tunesmith.json"
@@ -152,23 +152,7 @@ def find(name: str) -> Teacher:
     if (place / INFO).is_file():
         return Teacher(name, "artifact", store.file_sha256(place / INFO), str(place.resolve()))
     source = locate(name)
-    return Teacher(name, "model", source.sha256 or _hub_sha256(source.path), source.path)
-
-
-def _hub_sha256(name: str) -> str:
-    """Hash of a hub model's weights, which are fetched if they are not here yet."""
-    from transformers.utils import cached_file
-
-    try:
-        folder = Path(str(cached_file(name, "config.json"))).parent
-        if not list(folder.glob("*.safetensors")):
-            cached_file(name, "model.safetensors")
-        return weights_sha256(folder)
-    except OSError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"the teacher `{name}` is neither a folder here nor a model that the hub gave ({reason}); check the path, or use asset:NAME."
-        ) from error
+    return Teacher(name, "model", hashed(source).sha256, source.path)
 
 
 def _state_of(task: Any, path: str, trust: bool) -> dict[str, Any]:

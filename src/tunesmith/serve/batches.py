@@ -29,6 +29,8 @@ class Batch(Protocol):
 
     names: list[str | None]
     """The adapter of each row."""
+    intact: bool
+    """Whether the rows that stand in it can go on: a prefill that fails before its rows join leaves them as they were."""
 
     def prefill(self, names: Sequence[str | None], prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Read prompts into new rows."""
@@ -63,6 +65,7 @@ class Together:
         self.names: list[str | None] = []
         self.lengths: list[int] = []  # tokens that each row was given
         self.cache = SlotCache()
+        self.intact = True
         self.extra = 0  # columns of the cache that are no such tokens: a soft prompt
         self.takes = _parameters(model)
 
@@ -80,7 +83,9 @@ class Together:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(list(names), ids.to(device), mask, positions, cache)
         self.extra = cache.get_seq_length() - width
+        self.intact = False
         self.cache.admit(cache, [length + self.extra for length in lengths])
+        self.intact = True
         self.names += names
         self.lengths += lengths
         return logits
@@ -133,6 +138,7 @@ class Apart:
         self.model, self.within = model, within
         self.names: list[str | None] = []
         self.rows: list[_Row] = []
+        self.intact = True
         self.takes = _parameters(model)
 
     def prefill(self, names: Sequence[str | None], prompts: Sequence[Sequence[int]]) -> torch.Tensor:

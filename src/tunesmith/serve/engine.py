@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,64 +29,13 @@ from tunesmith.errors import UserError
 from tunesmith.serve.batches import Batch, batch_of
 from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.sampling import choose
+from tunesmith.serve.work import Busy, Gone, Group, Job, Stopped, Ticket
 from tunesmith.serve.writing import Piece, Request, Writer
 
 log = logging.getLogger("tunesmith.serve")
 
 MIXED = ""  # the batch of all adapters that mix; no adapter has this name
 LONGEST_WAIT = 60  # seconds that a client is told to wait at most
-
-
-class Busy(Exception):
-    """The queue is full.
-
-    Args:
-        seconds: after which it is worth trying again.
-    """
-
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"the queue is full; try again in {seconds} s.")
-        self.seconds = seconds
-
-
-class Stopped(Exception):
-    """The server stopped before the work was done."""
-
-
-class Gone(Exception):
-    """The adapter was unloaded between the question what there is and the request."""
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request in the engine's hands."""
-
-    request: Request
-    deliver: Callable[[Piece], None]
-    writer: Writer
-    arrived: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    token: int = -1
-    cancelled: bool = False
-
-
-@dataclass(eq=False)
-class Job:
-    """Work in steps: a generator that yields between them and returns the result."""
-
-    steps: Generator[None, None, Any]
-    future: Future[Any]
-    adapter: str | None
-    counted: bool
-    cancelled: bool = False
-
-
-@dataclass(eq=False)
-class Group:
-    """A batch and the tickets of its rows."""
-
-    batch: Any = None  # a `Batch`, made with the first prompt
-    tickets: list[Ticket] = field(default_factory=list)
 
 
 class Engine:
@@ -236,9 +184,10 @@ class Engine:
             self._give_up()
 
     def _turn(self) -> None:
-        self._step_job()  # not in inference mode: an adapter that is loaded makes tensors that stay
         with torch.inference_mode():
             self._let_go()
+        self._step_job()  # not in inference mode: an adapter that is loaded makes tensors that stay
+        with torch.inference_mode():
             tickets = self._next_prompts()
             if tickets:
                 self._prefill(tickets)
@@ -247,12 +196,17 @@ class Engine:
         self._unload()
 
     def _let_go(self) -> None:
-        """Take cancelled requests out."""
+        """Take cancelled requests and jobs out."""
         with self._wake:
+            dead = [job for job in self._jobs if job.cancelled]
+            self._jobs = deque(job for job in self._jobs if not job.cancelled)
             gone = sum(ticket.cancelled for ticket in self._waiting)
             if gone:
                 self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
                 self.metrics.count("finished_total", gone, reason="cancelled")
+        for job in dead:
+            job.steps.close()
+            job.future.set_exception(Stopped("nobody waits for it any more."))
         for key, group in list(self._groups.items()):
             self._free(key, group, [row for row, ticket in enumerate(group.tickets) if ticket.cancelled], "cancelled")
 
@@ -260,19 +214,15 @@ class Engine:
         if not self._jobs:
             return
         job = self._jobs[0]
-        if not job.cancelled:
-            try:
-                next(job.steps)
-                return
-            except StopIteration as end:
-                job.future.set_result(end.value)
-            except Exception as error:
-                if not isinstance(error, UserError):
-                    log.exception("a job failed")
-                job.future.set_exception(error)
-        else:
-            job.steps.close()
-            job.future.set_exception(Stopped("nobody waits for it any more."))
+        try:
+            next(job.steps)
+            return
+        except StopIteration as end:
+            job.future.set_result(end.value)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                log.exception("a job failed")
+            job.future.set_exception(error)
         with self._wake:
             self._jobs.popleft()
 
@@ -300,7 +250,7 @@ class Engine:
     def _batch(self, name: str | None) -> Batch:
         if name is None or self.bank.mixes(name):
             return batch_of(self.bank.model, self.bank.rows)
-        return batch_of(self.bank.select(name).model, lambda names: nullcontext())
+        return batch_of(self.bank.select(name).opened.loaded.model, lambda names: nullcontext())  # the first head's
 
     def _prefill(self, tickets: list[Ticket]) -> None:
         key, now = self._key(tickets[0]), time.monotonic()
@@ -317,7 +267,8 @@ class Engine:
             logits = group.batch.prefill([t.request.adapter for t in tickets], [t.request.prompt for t in tickets])
             self._take(key, group, range(first, len(group.tickets)), logits)
         except Exception as error:
-            self._fail(key, group, error)
+            intact = first and group.batch.intact and len(group.batch.names) == first
+            self._fail(key, group, error, group.tickets[first:] if intact else None)
             return
         now = time.monotonic()
         for ticket in tickets:
@@ -366,11 +317,15 @@ class Engine:
         if not group.tickets:
             self._groups.pop(key, None)
 
-    def _fail(self, key: str, group: Group, error: Exception) -> None:
-        """A batch whose pass failed is given up: its cache cannot be trusted."""
+    def _fail(self, key: str, group: Group, error: Exception, tickets: Sequence[Ticket] | None = None) -> None:
+        """A batch whose pass failed is given up, because its cache cannot be trusted; or these tickets, which had not joined it yet."""
         log.exception("a pass of the model failed")
-        self._groups.pop(key, None)
-        for ticket in group.tickets:
+        if tickets is None:
+            self._groups.pop(key, None)
+            tickets, group.tickets = group.tickets, []
+        else:
+            group.tickets = group.tickets[: len(group.tickets) - len(tickets)]
+        for ticket in tickets:
             self.metrics.count("finished_total", reason="error")
             self._deliver(ticket, Piece(error=error, written=ticket.writer.written))
 

@@ -65,18 +65,26 @@ def predict(
 ) -> Generator[None, None, list[dict[str, Any]]]:
     """Each row with its prediction, as `tunesmith predict` gives it."""
     artifact = bank.select(served.adapter)
+    first = next(iter(artifact.opened.readings))
     size = PREDICTED if served.task.owns_head else WRITTEN
     found: list[dict[str, Any]] = []
     for start in range(0, len(rows), size):
-        artifact.choose(head or next(iter(artifact.opened.readings)))
-        with TOKENISING, torch.no_grad():
-            found += artifact.predict(rows[start : start + size], source="rows", first=start)
+        artifact.choose(head or first)
+        try:
+            with TOKENISING, torch.no_grad():
+                found += artifact.predict(rows[start : start + size], source="rows", first=start)
+        finally:
+            artifact.choose(first)  # what others write with between two steps
         yield
     return found
 
 
 def load(bank: Any, name: str, folder: Path) -> Generator[None, None, Served]:
-    """Add an adapter to the bank."""
+    """Add an adapter to the bank; where it cannot be described it does not stay there."""
     yield
     bank.add(name, folder)
-    return describe(bank, name, name)
+    try:
+        return describe(bank, name, name)
+    except BaseException:
+        bank.remove(name)
+        raise

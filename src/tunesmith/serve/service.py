@@ -19,10 +19,11 @@ from tunesmith.errors import UserError
 from tunesmith.serve import jobs, prompts, wire
 from tunesmith.serve.answers import Choice, Completion, Shape, dumps, usage_of
 from tunesmith.serve.catalogue import Catalogue, Served, check_folder, inside
-from tunesmith.serve.engine import Busy, Engine, Gone, Stopped
+from tunesmith.serve.engine import Engine
 from tunesmith.serve.limits import Limits
 from tunesmith.serve.refusals import Refused
 from tunesmith.serve.streaming import Events, Feed, failed, while_there
+from tunesmith.serve.work import Busy, Gone, Stopped
 from tunesmith.serve.writing import Request
 
 

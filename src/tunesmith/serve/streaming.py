@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from tunesmith.serve import answers
-from tunesmith.serve.engine import Busy, Engine, Gone, Stopped
+from tunesmith.serve.engine import Engine
 from tunesmith.serve.refusals import FAULT, Refused, busy
+from tunesmith.serve.work import Busy, Gone, Stopped
 from tunesmith.serve.writing import Piece, Request
 
 log = logging.getLogger("tunesmith.serve")

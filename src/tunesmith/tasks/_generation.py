@@ -183,15 +183,16 @@ class GenerationTask(Task):
 
         Args:
             model: for the token that its decoder starts from.
-            room: tokens that it can still hold.
+            room: tokens that it can still hold; one is chosen even behind the last of them.
         """
         from transformers import GenerationConfig
 
         o = self.options
         sampling = {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k} if o.sample else {}
         start = getattr(model.generation_config, "decoder_start_token_id", None)
+        most = o.max_new_tokens if room is None else max(1, min(o.max_new_tokens, room))
         return GenerationConfig(
-            max_new_tokens=max(1, min(o.max_new_tokens, room or o.max_new_tokens)), num_beams=o.beams, do_sample=o.sample, **sampling, no_repeat_ngram_size=o.no_repeat,
+            max_new_tokens=most, num_beams=o.beams, do_sample=o.sample, **sampling, no_repeat_ngram_size=o.no_repeat,
             repetition_penalty=o.repetition_penalty, eos_token_id=self.stops or None, pad_token_id=self.tokenizer.pad_token_id,
             decoder_start_token_id=start if start is not None else getattr(model.config, "decoder_start_token_id", None),
             bos_token_id=self.tokenizer.bos_token_id,
