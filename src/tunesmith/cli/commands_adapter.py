@@ -50,7 +50,8 @@ def merge(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="of several, comma-separated (default: all alike, in sum 1)")
+        str | None,
+        typer.Option(help="of several, comma-separated (default: all alike, in sum 1; of ties and dare_ties 1 each)"),
     ] = None,
     density: Annotated[
         float | None,
