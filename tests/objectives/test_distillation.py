@@ -483,3 +483,43 @@ def test_refusals(tmp_path: Path, models: Path, bert: Path) -> None:
         Scene(tmp_path / "l", bert, [])
     with pytest.raises(UserError, match="teacher: is for distillation"):
         tunesmith.train(str(bert), train=toy_rows(8), teacher=name, output=tmp_path / "m")
+
+
+# ---- a teacher with several heads
+
+
+def heads(place: Path, model: Path, *stages: tuple[str, Any]) -> Path:
+    listed = [{"name": name, "train": rows, "eval": rows[:6], "head": "own"} for name, rows in stages]
+    return tunesmith.train(
+        str(model),
+        stream={"stages": listed},
+        technique="lora",
+        max_steps=2,
+        batch_size=8,
+        device="cpu",
+        doctor=False,
+        output=place,
+    ).folder
+
+
+COLOURS = [{"text": f"the {c} book {i}", "label": c} for i in range(8) for c in ("red", "blue", "green")]
+
+
+def test_the_head_that_knows_the_labels_teaches(bert: Path, tmp_path: Path) -> None:
+    taught = heads(tmp_path / "teacher", bert, ("films", toy_rows(24)), ("colours", COLOURS))
+    found = go(tmp_path / "student", bert, str(taught), rows=COLOURS)
+    assert found.result["distillation"]["quality"]["teacher"] is not None
+    go(tmp_path / "films", bert, str(taught), rows=toy_rows(24))
+
+
+def test_heads_that_know_the_same_labels_are_told_apart_by_name(bert: Path, tmp_path: Path) -> None:
+    """The first one would teach without a word that it was made for other rows."""
+    taught = str(heads(tmp_path / "teacher", bert, ("films", toy_rows(24)), ("books", toy_rows(24))))
+    with pytest.raises(UserError, match=r"several heads that know these labels \(films, books\)"):
+        go(tmp_path / "student", bert, taught, rows=toy_rows(24))
+    stage = {"name": "books", "train": toy_rows(24), "eval": toy_rows(6)}
+    found = tunesmith.train(
+        str(bert), stream={"stages": [stage]}, objective="distillation", teacher=taught, technique="lora", max_steps=2, batch_size=8,
+        device="cpu", doctor=False, output=tmp_path / "named",
+    )  # fmt: skip
+    assert found.result["distillation"]["books"]["quality"]
