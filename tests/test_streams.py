@@ -82,7 +82,7 @@ def test_options_change_what_is_learned(tmp_path: Path, models: Path) -> None:
         "progressive": [{"reduction": 1}, {"laterals": False}],
         "lwf": [{"strength": 50.0}, {"temperature": 7.0}],
         "experience-replay": [
-            {"size": 4}, {"bytes": 300}, {"share": 1.0}, {"weight": 9.0}, {"logits": True}, {"select": "reservoir"},
+            {"size": 4}, {"bytes": 500}, {"share": 1.0}, {"weight": 9.0}, {"logits": True}, {"select": "reservoir"},
             {"logits": True, "alpha": 9.0},
         ],
     }  # fmt: skip
