@@ -158,7 +158,7 @@ def test_every_method_weight_and_density_changes_the_result(three: dict[str, Pat
     assert probes.drift(found["ties"], said(tmp_path / "dense")) > 1e-4
 
 
-@pytest.mark.parametrize("method", ["cat", "svd", "linear"])
+@pytest.mark.parametrize("method", ["cat", "svd"])
 @pytest.mark.parametrize("first", [True, False])
 def test_adapters_that_are_scaled_by_the_root_of_their_rank(
     method: str, first: bool, three: dict[str, Path], tmp_path: Path
@@ -171,10 +171,6 @@ def test_adapters_that_are_scaled_by_the_root_of_their_rank(
     assert found["drift"] < 1e-5
     for name, value in change(tmp_path / "merged").items():
         wanted = 0.5 * one[name] + 0.5 * two[name]
-        if (
-            method == "linear"
-        ):  # its factors are averaged, so the products are not: only that the scale is right can be said
-            continue
         if method == "svd":
             assert (value - wanted).norm() < wanted.norm()
             continue

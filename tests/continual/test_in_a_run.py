@@ -92,8 +92,6 @@ def test_every_head_draws_noise_while_it_learns(
 
 def test_the_fisher_is_estimated_without_noise(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every head of a later stage, and it leaves the model learning as before."""
-    from tunesmith.continual import ewc
-
     seen: list[bool] = []
     real = Session.single_rows
 
@@ -105,7 +103,6 @@ def test_the_fisher_is_estimated_without_noise(tmp_path: Path, models: Path, mon
     monkeypatch.setattr(Session, "single_rows", rows)
     learn(tmp_path / "run", models, [FILMS, OWN], strategy="ewc", ewc={"rows": 6})
     assert seen and not any(seen)
-    assert ewc.fisher_diagonal.__module__
 
 
 def test_rows_of_a_fisher_draw_labels_and_masks_of_their_own(

@@ -15,7 +15,7 @@ from tunesmith.artifacts.foreign import saved_config
 from tunesmith.artifacts.store import check_files, read_info, readings_of
 from tunesmith.config import RunConfig, options_of
 from tunesmith.errors import UserError
-from tunesmith.models.load import Loaded, locate
+from tunesmith.models.load import Loaded, hashed, locate
 from tunesmith.techniques._base import Technique, create
 
 
@@ -56,7 +56,8 @@ def begun(config: RunConfig) -> tuple[Technique, Start]:
     check_files(folder, info)
     if info["format"] == "model":
         raise UserError(f"`{folder}` is a whole model and no adapter; train it further with --model {folder}.")
-    base, source = info["base_model"], locate(config.model)
+    base = info["base_model"]
+    source = hashed(locate(config.model)) if base["sha256"] else locate(config.model)
     if base["sha256"] and source.sha256 and base["sha256"] != source.sha256:
         raise UserError(
             f"`{folder}` was trained on `{base['name']}` (sha256 {base['sha256'][:12]}...), and --model `{source.name}` is another "
