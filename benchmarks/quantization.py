@@ -2,8 +2,10 @@
 
     python benchmarks/quantization.py                 about half an hour on one core
     python benchmarks/quantization.py --seeds 0,1,2
+    python benchmarks/quantization.py --device cuda --output benchmarks/results/quantization_cuda.json
 
-Memory: bytes of all parameters and scales, and what opening the base adds to the resident set of a process of its own (after the libraries).
+Memory: bytes of all parameters and scales, and what opening the base adds to the resident set of a process of its own (after the libraries);
+on a GPU, to what is allocated there.
 Quality: what rounding alone costs is the bits per byte of the untouched base on 600 film reviews; what is left of that after training is the
 accuracy of LoRA on 400 others, measured on those 600. Finished rows are kept in the JSON file: the same command goes on where it stopped.
 """
@@ -37,12 +39,11 @@ SHARED: dict[str, Any] = {
     "max_length": 64,
     "batch_size": 8,
     "epochs": 2,
-    "device": "cpu",
     "doctor": False,
 }
 
 
-def memory(name: str) -> dict[str, float]:
+def memory(name: str, device: str) -> dict[str, float]:
     """In this process: open the base, nothing else."""
     import gc
 
@@ -56,27 +57,32 @@ def memory(name: str) -> dict[str, float]:
     cls = registry.load("task", "language-modeling")
     task, source = cls(cls.Options()), locate(MODEL)
     tokenizer = load_tokenizer(source)
-    torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)
+    place = torch.device(device)
+    torch.zeros(1000, 1000, device=place) @ torch.zeros(1000, 1000, device=place)
     if kind != "none":
         import bitsandbytes  # noqa: F401  (its code is not the base's)
-    gc.collect()
-    before = psutil.Process().memory_info().rss
+
+    def held() -> int:
+        gc.collect()
+        return int(torch.cuda.memory_allocated()) if place.type == "cuda" else int(psutil.Process().memory_info().rss)
+
+    before = held()
     loaded = load_model(source, tokenizer, task, quantization=kind)
     for parameter in loaded.model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(getattr(torch, dtype))
-    gc.collect()
-    ids = tokenizer("A film about nothing.", return_tensors="pt")["input_ids"]
+    loaded.model.to(place)
+    ids = tokenizer("A film about nothing.", return_tensors="pt")["input_ids"].to(place)
     with torch.no_grad():
         loaded.model(input_ids=ids)
-    after = psutil.Process().memory_info().rss
-    with tempfile.TemporaryDirectory() as place:
-        lines = Path(slices(Path(place))["eval"]).read_text(encoding="utf-8").splitlines()
+    after = held()
+    with tempfile.TemporaryDirectory() as files:
+        lines = Path(slices(Path(files))["eval"]).read_text(encoding="utf-8").splitlines()
     return {
         "bits_per_byte": bits_per_byte(loaded.model, tokenizer, [json.loads(line)["text"] for line in lines]),
         "stored_bytes": quantization.stored_bytes(loaded.model),
         "resident_bytes": after - before,
-        "peak_bytes": cost.peak_memory(torch.device("cpu")),
+        "peak_bytes": cost.peak_memory(place),
     }
 
 
@@ -86,7 +92,7 @@ def bits_per_byte(model: Any, tokenizer: Any, texts: list[str]) -> float:
 
     nats, count = 0.0, 0
     for text in texts:
-        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        ids = tokenizer(text, return_tensors="pt")["input_ids"].to(model.device)
         if ids.shape[1] < 2:
             continue
         with torch.no_grad():
@@ -114,17 +120,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     set_verbosity(-1)
     quiet_libraries()
     if given.memory_of:
-        print(json.dumps(memory(given.memory_of)))
+        print(json.dumps(memory(given.memory_of, given.device)))
         return
     found = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {"rows": {}}
     found |= {
         "what": f"LoRA on {MODEL}, {TRAIN} rows of {DATA}, measured on {EVAL} others",
-        "settings": SHARED,
+        "settings": {**SHARED, "device": given.device},
         "versions": cost.versions(),
         "hardware": cost.hardware(),
     }
@@ -133,16 +140,15 @@ def main() -> None:
         for name, (kind, dtype) in KINDS.items():
             row = found["rows"].setdefault(name, {"quality": {}})
             if "memory" not in row:
-                out = subprocess.run(
-                    [sys.executable, __file__, "--memory-of", name], capture_output=True, text=True, check=True
-                ).stdout
+                command = [sys.executable, __file__, "--memory-of", name, "--device", given.device]
+                out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 row["memory"] = json.loads(out.splitlines()[-1])
             for seed in given.seeds.split(","):
                 if seed in row["quality"]:
                     continue
                 run = tunesmith.train(
                     MODEL, quantization=kind, dtype=dtype, seed=int(seed), output=Path(place) / "run", overwrite=True, training={"gradient_checkpointing": False},
-                    **files, **SHARED,
+                    device=given.device, **files, **SHARED,
                 ).result  # fmt: skip
                 row["quality"][seed] = {
                     **run["metrics"]["after"], "train_seconds": run["cost"]["train_seconds"], "peak_memory_bytes": run["cost"]["peak_memory_bytes"],

@@ -27,3 +27,44 @@ def test_a_nursery_ends_when_its_owner_ended_before_it_was_ready(tmp_path: Path)
         done = subprocess.run(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, timeout=300, check=False)
     assert done.returncode == 0
     assert not address.exists()
+
+
+CAREFUL = """
+import os, sys
+import torch
+from tunesmith import processes
+
+torch.version.cuda = "13.0"
+
+def counted():
+    assert os.environ.get(processes.COUNT_BY_NVML) == "1", "asks the CUDA runtime, and its forks could not use it"
+    return False
+
+def touched(*args, **settings):
+    raise AssertionError("initialises CUDA")
+
+torch.cuda.is_available = counted
+for name in ("_lazy_init", "get_device_capability", "get_device_properties", "current_device", "mem_get_info"):
+    setattr(torch.cuda, name, touched)
+processes._import_libraries()
+assert {"transformers", "accelerate", "datasets"} <= sys.modules.keys()
+assert "bitsandbytes" not in sys.modules
+assert processes.COUNT_BY_NVML not in os.environ
+"""
+
+
+def test_the_nursery_leaves_cuda_alone() -> None:
+    """A fork of a process that asked for CUDA cannot use it: every run on a GPU would fail when its artifact is verified."""
+    done = subprocess.run([sys.executable, "-c", CAREFUL], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_child_that_cannot_use_cuda_asks_a_fresh_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tunesmith import processes
+
+    assert processes._run_here("builtins:dict", {"a": 1}) == {"result": {"a": 1}}
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(processes, "_run", lambda *_: pytest.fail("carried out in the fork"))
+    assert processes._run_here("builtins:dict", {"a": 1}) == {"result": {"a": 1}}

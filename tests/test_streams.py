@@ -284,6 +284,9 @@ def test_progressive_columns(technique: str, tmp_path: Path, models: Path) -> No
             lateral.up.weight.zero_()
     assert artifact.choose("colours").predict(rows) != answers[2]["colours"]
     assert artifact.choose("films").predict(rows) == answers[2]["films"]
+    artifact.opened.heads.to(torch.device("meta"))  # what is moved, is moved whole
+    held = [columns.start, *columns.values, *(dict(modules.named_parameters()) for modules in columns.laterals)]
+    assert {tensor.device.type for each in held for tensor in each.values()} == {"meta"}
 
 
 def test_the_memory_can_be_read(tmp_path: Path, models: Path) -> None:

@@ -126,8 +126,7 @@ def reopen(config: RunConfig, folder: Path, artifact: Path) -> Model:
 
     opened = open_artifact(artifact)
     device = pick_device(config.device)
-    for loaded in opened.heads.loaded.values():
-        loaded.model.to(device)
+    opened.heads.to(device)
     return Model(
         config, folder, device, opened.technique, opened.loaded.source, opened.heads, opened.readings, attached=True,
         inference=opened.inference,

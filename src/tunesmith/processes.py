@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -85,10 +86,30 @@ def open_nursery() -> None:
     _address = address
 
 
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
+COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+
 def _import_libraries() -> None:
+    """Import what every run needs, and leave the GPU alone: CUDA cannot be used in a fork of a process that asked for it.
+
+    Counting devices by NVML does not touch CUDA. bitsandbytes, which peft imports, asks each GPU for its generation as it is imported,
+    so where there may be one, children import these two themselves.
+    """
     quiet_libraries()
-    for module in ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model"):
-        importlib.import_module(module)
+    import torch
+
+    before, os.environ[COUNT_BY_NVML] = os.environ.get(COUNT_BY_NVML), "1"
+    try:
+        for module in LIBRARIES:
+            if module == "peft" and torch.version.cuda and importlib.util.find_spec("bitsandbytes"):
+                continue
+            importlib.import_module(module)
+    finally:
+        if before is None:
+            del os.environ[COUNT_BY_NVML]
+        else:
+            os.environ[COUNT_BY_NVML] = before
     # What they made stays for good: no collection looks through it again (half a second each), and children keep sharing its pages.
     gc.collect()
     gc.freeze()
@@ -127,7 +148,7 @@ def _answer(connection: socket.socket) -> None:
         os.chdir(request.pop("folder"))
         os.environ.clear()
         os.environ.update(request.pop("environment"))
-        stream.write(json.dumps(_run(**request)).encode() + b"\n")
+        stream.write(json.dumps(_run_here(**request)).encode() + b"\n")
     sys.stderr.flush()
     os._exit(0)
 
@@ -158,6 +179,15 @@ def _ask_interpreter(target: str, payload: dict[str, Any]) -> dict[str, Any] | N
         return dict(json.loads(lines[-1])) if lines else None
     except json.JSONDecodeError:
         return None
+
+
+def _run_here(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
+    """In this child, unless something asked for CUDA before the fork after all: then in a fresh interpreter."""
+    import torch
+
+    if torch.cuda._is_in_bad_fork():
+        return _ask_interpreter(target, payload)
+    return _run(target, payload)
 
 
 def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:

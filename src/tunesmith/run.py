@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,16 @@ def default_output(settings: Mapping[str, Any]) -> str:
     return f"runs/{technique}-{settings.get('seed', 0)}"
 
 
-def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+def execute(
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, inside: bool = False
+) -> dict[str, Any]:
     """Carry out one run and return its result.
+
+    Args:
+        config: what to do.
+        overwrite: replace a finished run there.
+        resume: go on where it was stopped.
+        inside: it is part of another run, whose peak memory includes this one's.
 
     Raises:
         TunesmithError: what went wrong, in a sentence.
@@ -117,10 +126,10 @@ def execute(config: RunConfig, *, overwrite: bool = False, resume: bool = False)
     folder = Path(config.output or default_output(config.model_dump()))
     config.output = str(folder)
     with nothing_left(folder):
-        return _execute(config, folder, overwrite=overwrite, resume=resume)
+        return _execute(config, folder, overwrite=overwrite, resume=resume, inside=inside)
 
 
-def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any]:
+def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, inside: bool) -> dict[str, Any]:
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
@@ -128,7 +137,9 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool) 
     from tunesmith.artifacts.verify import verify_run
     from tunesmith.evaluation import cost
 
-    history = History.begin(config, folder, resume=resume, carry_out=execute)
+    history = History.begin(config, folder, resume=resume, carry_out=partial(execute, inside=True))
+    if not inside:
+        cost.forget_peak(history.device)
     while history.next is not None:
         history.learn_next(resume=resume)
     verification, found = verify_run(folder), history.outcome

@@ -39,8 +39,7 @@ class Artifact:
     def __init__(self, opened: Opened, device: torch.device, batch_size: int = 64) -> None:
         self.opened, self.device, self.batch_size = opened, device, batch_size
         self.head, self.unsure = next(iter(opened.readings)), False
-        for loaded in opened.heads.loaded.values():
-            loaded.model.to(device)
+        opened.heads.to(device)
 
     @property
     def names(self) -> dict[str, str]:

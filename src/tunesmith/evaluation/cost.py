@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ LIBRARIES = (
 
 
 def peak_memory(device: torch.device) -> int:
-    """Highest resident set of this process (CPU) or allocated memory (CUDA) so far, in bytes."""
+    """Highest resident set of this process (CPU) or allocated memory (CUDA) since `forget_peak` or the start, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -41,6 +42,14 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) * (1 if platform.system() == "Darwin" else 1024)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to look for the highest memory anew: a process may carry out several runs (Linux and CUDA; elsewhere the peak stays)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to the present resident set
 
 
 def parameters(model: Any) -> tuple[int, int]:

@@ -105,6 +105,13 @@ class Columns:
         self.values.append({n: tensor.detach().float().clone() for n, tensor in values.items() if n in names})
         self.learning = None
 
+    def to(self, device: torch.device) -> None:
+        """Move what every column holds."""
+        self.start = {n: t.to(device) for n, t in self.start.items()}
+        self.values = [{n: t.to(device) for n, t in column.items()} for column in self.values]
+        for modules in self.laterals:
+            modules.to(device)
+
     # ---- running
 
     def _before(self, name: str) -> Any:
@@ -192,22 +199,20 @@ class Columns:
         from safetensors.torch import load_file
 
         tensors = load_file(str(folder / FILE))
-        device = heads.backbone.embedding.weight.device
         found = cls(heads)
         width = heads.backbone.hidden_size
         for i in range(int(note["count"])):
             made = [Lateral(i, width, int(note["inner"])) for _ in (heads.backbone.layers if i else ())]
-            found.laterals.append(nn.ModuleList(made).to(device))
+            found.laterals.append(nn.ModuleList(made))
             prefix = f"laterals.{i}."
             found.laterals[i].load_state_dict(
                 {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             )
             prefix = f"values.{i}."
-            found.values.append(
-                {n.removeprefix(prefix): t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
-            )
+            found.values.append({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         found.inner = int(note["inner"])
-        found.start = {n.removeprefix("start."): t.to(device) for n, t in tensors.items() if n.startswith("start.")}
+        found.start = {n.removeprefix("start."): t for n, t in tensors.items() if n.startswith("start.")}
         for name, column in note["of"].items():
             found.add_head(name, int(column))
+        found.to(heads.backbone.embedding.weight.device)
         return found

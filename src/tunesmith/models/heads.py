@@ -87,6 +87,13 @@ class Heads:
                     return None
         return self.add(name, load())
 
+    def to(self, device: torch.device) -> None:
+        """Move every model, and the columns, which are no model's parameters."""
+        for loaded in self.loaded.values():
+            loaded.model.to(device)
+        if self.columns is not None:
+            self.columns.to(device)
+
     def grow(self, name: str, task: Any, load: Callable[[], Loaded]) -> None:
         """Give a head as many outputs as its task has labels by now; the rows of known labels stay what they are."""
         loaded = self.loaded[name]

@@ -68,10 +68,18 @@ def load_options(kind: str, cls: Any, config: Any, **seen: Any) -> dict[str, Any
 def take_over(model: nn.Module) -> None:
     """Give every module that bitsandbytes made the forward pass of this file, and the system what loading used."""
     found = [m for m in model.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")]
+    module: Any
     for module in found:
+        if bits(module.weight) == 8:
+            _keep_scale(module.weight, module.weight.SCB if module.state.SCB is None else module.state.SCB)
         module.__class__ = QuantizedLinear
     if found:
         _trim()
+
+
+def _keep_scale(weight: Any, scale: torch.Tensor) -> None:
+    """Let the parameter be the one place of its numbers: bitsandbytes keeps several references, and a move follows some of them."""
+    weight.CB, weight.SCB = weight.data, scale.to(weight.device)
 
 
 def _trim() -> None:
@@ -127,7 +135,9 @@ def weight_of(module: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     kind = bits(module.weight)
     if kind is None:
         return module.weight.detach().to(dtype)
-    return _eight_bits(*_stored(module), dtype) if kind == 8 else _four_bits(module.weight, dtype)
+    if kind == 8:
+        return _eight_bits(module.weight.data, module.weight.SCB, dtype)
+    return _four_bits(module.weight, dtype)
 
 
 def dequantize(model: Any) -> None:
@@ -148,17 +158,6 @@ def dequantize(model: Any) -> None:
             delattr(model, name)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-def _stored(module: Any) -> tuple[Any, Any]:
-    """(int8 weights, scale of every output) of an 8-bit module."""
-    weight = module.weight
-    codes, scale = getattr(weight, "CB", None), getattr(weight, "SCB", None)
-    state = module.state
-    return (
-        state.CB if state.CB is not None else codes if codes is not None else weight.data,
-        state.SCB if state.SCB is not None else scale,
-    )
 
 
 def _eight_bits(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -198,6 +197,14 @@ class QuantizedLinear(nn.Linear):
     It is no subclass of bitsandbytes' modules: peft would take branches for those that compute in other dtypes, and everything that peft
     does with any linear module works with this one, but to fold something into it (`dequantize` first).
     """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
+        """Move to a device, the scales too, which are no buffers."""
+        scale = getattr(self.weight, "SCB", None)
+        super()._apply(fn, recurse)
+        if scale is not None:
+            _keep_scale(self.weight, scale)
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X W^T + b in the dtype of x."""
