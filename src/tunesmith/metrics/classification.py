@@ -13,9 +13,9 @@ import numpy as np
 class SingleLabel:
     """Metrics of rows with exactly one label.
 
-    accuracy = share of rows whose label is right; f1_macro = unweighted mean of the labels' F1 over the labels that
-    occur in truth or prediction; mcc = Matthews correlation (Gorodkin 2004 for more than two labels), 0 when either
-    side is constant.
+    accuracy = share of rows whose label is right; f1_macro = unweighted mean of the labels' F1 over the labels that occur in truth
+    or prediction (an answer that is no label, index -1, is wrong and is no label of its own); mcc = Matthews correlation (Gorodkin
+    2004 for more than two labels), 0 when either side is constant.
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,10 @@ class SingleLabel:
         from sklearn.metrics import accuracy_score, f1_score
 
         true, predicted = np.stack(self.true), np.stack(self.predicted)
+        labels = [label for label in np.unique([true, predicted]) if label >= 0]
         return {
             "accuracy": float(accuracy_score(true, predicted)),
-            "f1_macro": float(f1_score(true, predicted, average="macro", zero_division=0)),
+            "f1_macro": float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0)),
             "mcc": correlation(true, predicted),
         }
 
