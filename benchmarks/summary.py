@@ -296,7 +296,7 @@ def bits() -> Iterator[str]:
     found = read("quantization.json")
     yield "## Bases in few bits\n"
     yield (
-        f"{found['what']}. Artifacts are measured in fp32, in larger batches than they are trained in, which is what the peak of a run on so "
+        f"{found['what']}. Artifacts are opened again and measured in fp32, in larger batches than in training, which is what the peak of a run on so "
         "small a model is made of. `python benchmarks/quantization.py`\n"
     )
     seeds = len(found["rows"]["nf4"]["quality"])

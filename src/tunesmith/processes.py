@@ -1,6 +1,6 @@
 """Run a function in a process of its own: a fresh interpreter, or a fork of one that has only imported libraries.
 
-Importing torch, transformers and peft takes seconds. A `Nursery` is forked right after the imports, before any
+Importing torch, transformers and peft takes seconds. A nursery is forked right after the imports, before any
 model is loaded or any tensor computed, and forks a child for every request. So each run has its own memory, and
 its peak is its own; a child that dies takes nothing with it.
 """
@@ -23,6 +23,9 @@ from typing import Any
 
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import TunesmithError
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
+COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 _address: str | None = None  # of the nursery that this process or its parent opened
 
@@ -84,10 +87,6 @@ def open_nursery() -> None:
                 os._exit(1)
     listener.close()
     _address = address
-
-
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
-COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 def _import_libraries() -> None:
