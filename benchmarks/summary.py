@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -277,16 +278,41 @@ def taught() -> Iterator[str]:
     found = read("distillation.json")
     yield "## A small model and its teacher\n"
     yield f"{found['what']}. `python benchmarks/distillation_on_reviews.py`\n"
-    yield "| student learns from | accuracy | more than from labels alone | outputs of the teacher |"
-    yield "|---|---|---|---|"
+    yield "| student learns from | accuracy | more than from labels alone | outputs of the teacher | training seconds |"
+    yield "|---|---|---|---|---|"
     for name, row in found["summary"].items():
-        more = row.get("minus labels")
-        outputs = row.get("outputs") or {}
-        how = (
-            f"{outputs.get('computed', 0):,} computed, {outputs.get('cached', 0):,} from the cache" if outputs else "-"
-        )
-        yield f"| {name} | {interval(row['accuracy'])} | {interval(more)} | {how} |"
+        runs = found["runs"].get(name, [])
+        seconds = f"{statistics.median(run['train_seconds'] for run in runs):.0f}" if runs else "-"
+        yield f"| {name} | {interval(row['accuracy'])} | {interval(row.get('minus labels'))} | {outputs_of(runs)} | {seconds} |"
     yield ""
+    best = [run["distillation"] for run in found["runs"]["soft+unlabelled"]]
+    kept, latency, throughput = (
+        statistics.median(each)
+        for each in zip(
+            *((d["quality"]["kept"], d["speed"]["latency_gain"], d["speed"]["throughput_gain"]) for d in best),
+            strict=True,
+        )
+    )
+    yield (
+        f"With soft targets and unlabelled rows the student keeps {100 * kept:.1f} % of its teacher's accuracy with {100 * best[0]['size']['ratio']:.0f} % of "
+        f"its parameters, and answers one row {latency:.0f} times and batches {throughput:.0f} times as fast.\n"
+    )
+
+
+def outputs_of(runs: Sequence[Any]) -> str:
+    """Where what the teacher says came from, and how long that took."""
+    outputs = [run["distillation"]["outputs"] for run in runs if run["distillation"]]
+    if not outputs:
+        return "-"
+    if "waited_seconds" not in outputs[0]:
+        return str(outputs[0]["from"])
+    found = []
+    for source in ("computed", "cache"):
+        waited = [each["waited_seconds"] for each in outputs if each["from"] == source]
+        if waited:
+            rows = f"{outputs[0]['decisions']:,} computed" if source == "computed" else "from the cache"
+            found.append(f"{rows} in {statistics.median(waited):.2g} s ({len(waited)} runs)")
+    return ", ".join(found)
 
 
 def bits() -> Iterator[str]:
