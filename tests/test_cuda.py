@@ -19,6 +19,9 @@ from tunesmith.training.log import read
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 SAME = 1e-4  # fp32 on both, sums in other orders
+SLOWER: dict[str, dict[str, Any]] = {
+    "full": {"learning_rate": 3e-3, "max_steps": 48}
+}  # every weight at once: at 1e-2 it wanders
 OPTIONS: dict[str, dict[str, Any]] = {"lora": {"rank": 4}, "qlora": {"rank": 4}, "prompt-tuning": {"length": 5}}
 
 
@@ -50,7 +53,7 @@ def test_every_technique_learns_there_and_answers_the_same_here(
         pytest.importorskip("bitsandbytes")
     run = learn(
         tmp_path / "run", models, kind, technique=technique, training={"log_every": 1},
-        **({technique: OPTIONS[technique]} if technique in OPTIONS else {}),
+        **SLOWER.get(technique, {}), **({technique: OPTIONS[technique]} if technique in OPTIONS else {}),
     )  # fmt: skip
     assert run.result["provenance"]["hardware"]["gpu"] and run.result["cost"]["peak_memory_bytes"] > 0
     found = losses(run)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 import tunesmith
-from tunesmith.continual.generative_replay import after, beginnings, common_end, without
+from tunesmith.continual.generative_replay import GenerativeReplay, after, beginnings, common_end, without
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 
@@ -91,6 +92,34 @@ def test_a_decoder_makes_its_own_rows_up(tmp_path: Path, models: Path) -> None:
     assert any(row["kept"] for row in made_up(control))
     assert control.result["stream"]["matrix"][0] == found.result["stream"]["matrix"][0]
     assert control.result["stream"]["matrix"][1] != found.result["stream"]["matrix"][1]
+
+
+def test_a_stop_inside_the_prompt_does_not_end_a_row(models: Path) -> None:
+    """Chat templates end every turn with the token that ends an answer, and models name it in their own generation settings."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model("llama", models / "llama")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    stop, border, start = 7, [8, 9], [5, 6]
+    model.generation_config.eos_token_id = stop
+    model.generation_config.repetition_penalty = 5.0
+    model.train()
+    script = [11, stop, 12, *border, 13, stop, 14]
+
+    def recite(module: Any, arguments: Any, logits: Any) -> Any:
+        """The next word of the script, whatever was read."""
+        recite.at += 1  # type: ignore[attr-defined]
+        logits = logits.detach().zero_()
+        logits[:, -1, script[min(recite.at, len(script)) - 1]] = 50.0  # type: ignore[attr-defined]
+        return logits
+
+    recite.at = 0  # type: ignore[attr-defined]
+    model.lm_head.register_forward_hook(recite)
+    strategy = GenerativeReplay(GenerativeReplay.Options(max_tokens=24))
+    session: Any = SimpleNamespace(device=model.device)
+    written = strategy._sample(session, model, tokenizer, start, 2, [stop], border)
+    assert written == [script[:7]] * 2  # as far as the stop behind the border
+    assert model.generation_config.eos_token_id == stop and model.training
 
 
 @pytest.mark.parametrize(

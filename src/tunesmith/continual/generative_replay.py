@@ -180,6 +180,8 @@ class GenerativeReplay(Rehearsal):
             max_new_tokens=self.options.max_tokens, do_sample=True, temperature=self.options.temperature, top_k=self.options.top_k,
             pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
+        # `generate` fills in from the model's own settings what is left open here: an end token too, and a chat's system turn has one.
+        own, model.generation_config = model.generation_config, GenerationConfig()
 
         def ended(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             """Rows with a stop behind the border: a prompt's own turns end with one too."""
@@ -190,11 +192,17 @@ class GenerativeReplay(Rehearsal):
 
         training = model.training
         model.eval()
-        with torch.no_grad():
-            written = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=chosen, stopping_criteria=[ended]
-            )
-        model.train(training)
+        try:
+            with torch.no_grad():
+                written = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    generation_config=chosen,
+                    stopping_criteria=[ended],
+                )
+        finally:
+            model.generation_config = own
+            model.train(training)
         return [row[len(start) :] for row in written.tolist()]
 
     @staticmethod
