@@ -3,7 +3,7 @@
     python benchmarks/strategy_strength.py                       EWC, SI, L2-SP and LwF on both streams: hours on two cores
     python benchmarks/strategy_strength.py --only tasks --strategies ewc --grid 0.1,1,10 --seeds 0
 
-The last fifth of every stage's training rows is held out as validation rows. Each strength of the grid learns the stream on the rest
+Every fifth of a stage's training rows is held out as a validation row. Each strength of the grid learns the stream on the rest
 with one seed and is scored on the validation rows; the best one, the default and `none` then learn it with all seeds and are
 scored on the eval rows, which nothing was chosen on. Finished runs are kept.
 """
@@ -42,8 +42,10 @@ def split(name: str, folder: Path) -> dict[str, Path]:
             task = registry.load("task", spec.task)(configuration.options_of(config, "task", spec.task))
             roles = load_roles(for_task(config, spec), task)
             rows = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in roles.train.table]
-            kept = len(rows) - len(rows) // 5
-            parts = {"train": rows[:kept], "validation": rows[kept:]}
+            parts = {
+                "train": [row for i, row in enumerate(rows) if i % 5 < 4],
+                "validation": rows[4::5],
+            }  # files are sorted by label
             parts["eval"] = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in roles.eval.table]
             files[spec.name] = {}
             for role, lines in parts.items():

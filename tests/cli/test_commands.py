@@ -375,6 +375,32 @@ def test_python_and_command_line_say_the_same(trained: Any, cli: Any, tmp_path: 
     assert tunesmith.load(trained.artifact, device="cpu").predict([]) == []
 
 
+@pytest.mark.parametrize("asked", [[], ["--baselines", "none"], ["--baselines", "majority"]])
+def test_baselines_are_asked_for_or_none(
+    asked: list[str], bert: Path, rows_file: Path, cli: Any, tmp_path: Path
+) -> None:
+    words = [
+        "--model",
+        bert,
+        "--train",
+        rows_file,
+        "--techniques",
+        "bitfit",
+        "--seeds",
+        "0",
+        "--max-steps",
+        1,
+        "--device",
+        "cpu",
+        *asked,
+    ]
+    answer = cli("compare", *words, "--output", tmp_path / "run", "--quiet")
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    names = {row["technique"] for row in found["rows"] if row["kind"] == "baseline"}
+    assert names >= {"majority", "tfidf"} if not asked else names == set(asked[1:]) - {"none"}
+
+
 def test_the_artifact_explains_itself(trained: Any) -> None:
     card = (trained.artifact / "README.md").read_text(encoding="utf-8")
     assert all(word in card for word in ("bitfit", "negative, positive", "text-classification", "tunesmith"))

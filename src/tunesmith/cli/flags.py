@@ -85,6 +85,11 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def words_or_none(text: str | None) -> list[str] | None:
+    """A comma-separated list, in which `none` alone is an empty one."""
+    return [] if text is not None and text.strip() == "none" else words(text)
+
+
 def numbers(text: str | None, flag: str) -> list[int] | None:
     """A comma-separated list of whole numbers."""
     try:

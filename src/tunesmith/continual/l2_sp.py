@@ -21,7 +21,7 @@ from tunesmith.continual._base import Strategy
 class Options(BaseOptions):
     """Options of L2-SP."""
 
-    strength: float = Field(0.1, ge=0, description="factor of the squared distance")
+    strength: float = Field(0.01, ge=0, description="factor of the squared distance")
     first_stage: bool = Field(False, description="also hold the first stage near the pretrained weights")
 
 
