@@ -45,6 +45,10 @@ class TrainingOptions(Options):
         None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
     )
     length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
+    chunked_loss: bool = Field(
+        True,
+        description="language models: make the loss and its gradient a chunk of logits at a time, where the model allows it",
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass (default: of a quantised model that can)"
     )

@@ -300,7 +300,8 @@ def make_feed(
         planned: how often each task is drawn, if the strategy says so.
     """
     from tunesmith.seeding import derive
-    from tunesmith.training.feed import Feed, MixedFeed, packing_works
+    from tunesmith.training.feed import Feed, MixedFeed
+    from tunesmith.training.trials import lean_loss_works, packing_works
 
     config, options, stage = model.config, model.config.training, turn.stage
     feeds: dict[str, Feed] = {}
@@ -314,11 +315,12 @@ def make_feed(
             stand_in is None and not several and recorder is None and part.task.packs
             and packing_works(part.task, network, used, model.pad_id, model.device)
         )  # fmt: skip
+        lean = options.chunked_loss and lean_loss_works(part.task, network, used, model.pad_id, model.device)
         feeds[name] = Feed(
             part.task, network, used, batch_size=size, micro_batch_size=options.micro_batch_size,
             seed=config.seed if turn.alone else derive(config.seed, "rows", stage.name, name), buckets=options.length_buckets,
             device=model.device, pad_id=model.pad_id, stand_in=stand_in, capacity=part.max_length if packed else None,
-            labelled=lesson.labelled, recorder=recorder,
+            labelled=lesson.labelled, recorder=recorder, lean=lean,
         )  # fmt: skip
     if not several:
         feed = next(iter(feeds.values()))

@@ -19,7 +19,8 @@ from tunesmith.data.encode import encode
 from tunesmith.data.sources import Rows
 from tunesmith.models.load import load_model, load_tokenizer, locate
 from tunesmith.testing import tiny_model
-from tunesmith.training.feed import Feed, packing_works
+from tunesmith.training.feed import Feed
+from tunesmith.training.trials import packing_works
 
 TEXTS = [
     "the film was very good",

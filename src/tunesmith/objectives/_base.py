@@ -39,6 +39,7 @@ class Pass(Protocol):
     labelled: bool
     recorder: Any
     part: str
+    lean: bool
 
 
 class Reader(Protocol):

@@ -255,6 +255,10 @@ class Task(ABC):
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The supervised loss as a sum over the batch's units, in fp32."""
 
+    def lean_loss(self, model: Any, batch: Batch) -> torch.Tensor | None:
+        """`loss` of `forward` by a way that holds less; None where a task, or this model's head, knows none."""
+        return None
+
     @abstractmethod
     def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Logits [n, K] of the n choices that the loss is about (rows, tokens, borders of answers), for a loss between distributions."""

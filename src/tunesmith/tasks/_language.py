@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from tunesmith.tasks._base import IGNORED, Batch
+from tunesmith.tasks._chunked import chunked_cross_entropy, plain_head, states_at
 
 
 @contextmanager
@@ -38,6 +39,22 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
+def _inputs(model: Any, inputs: Batch, labels: torch.Tensor, writes: bool, decoder: bool) -> dict[str, Any]:
+    if decoder:
+        inputs = {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
+    return {**inputs, "use_cache": False} if writes else dict(inputs)
+
+
+def supervised_loss(model: Any, inputs: Batch, labels: torch.Tensor, *, writes: bool, decoder: bool) -> torch.Tensor:
+    """`token_loss` of `supervised_forward`, without logits of more than a chunk at a time; the output layer is a plain one."""
+    head = plain_head(model)
+    assert head is not None
+    mask = labels != IGNORED
+    with states_at(head, mask) as seen:
+        model(**_inputs(model, inputs, labels, writes, decoder))
+    return chunked_cross_entropy(seen[-1], head, labels[mask])
+
+
 def supervised_forward(model: Any, inputs: Batch, labels: torch.Tensor | None, *, writes: bool, decoder: bool) -> Any:
     """Outputs with logits [n, V] at the positions that have a label; None without labels.
 
@@ -50,11 +67,8 @@ def supervised_forward(model: Any, inputs: Batch, labels: torch.Tensor | None, *
     """
     if labels is None:
         return None
-    if decoder:
-        inputs = {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
-    switches = {"use_cache": False} if writes else {}
     with only_positions(model, labels != IGNORED):
-        return model(**inputs, **switches)
+        return model(**_inputs(model, inputs, labels, writes, decoder))
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,8 @@ class Pass:
     memory). Without `labelled` the targets in the batch are stand-ins, which no loss may read. `recorder` holds what an objective
     asked for beside logits, once the pass has run.
     `part` groups the passes of a step whose loss has one mean (a task, a memory), and `weight` is that mean's factor. `loss` stands
-    in for the objective, given this pass, where a strategy asks for something else; a sum over `units`.
+    in for the objective, given this pass, where a strategy asks for something else; a sum over `units`. `lean`: the task's loss may be
+    taken by its leaner way.
     """
 
     task: Task
@@ -51,39 +52,12 @@ class Pass:
     part: str = ""
     weight: float = 1.0
     loss: Callable[[Pass], torch.Tensor] | None = None
+    lean: bool = False
 
     def arm(self) -> None:
         """Hand the stored states to the stand-in, where the base does not run."""
         if self.stand_in is not None:
             self.stand_in.states = self.states
-
-
-def packing_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device: torch.device) -> bool:
-    """Whether packed documents do not see each other in this model, technique included: tried on two short ones.
-
-    Architectures build the mask of packed documents from `position_ids`, and those that do not (or a technique that takes
-    positions of its own) give other scores than the documents alone.
-    """
-    shortest = np.argsort(rows.lengths, kind="stable")
-    pair = [rows[int(i)] for i in shortest[rows.lengths[shortest] > 2][:2]]
-    if not task.packs or len(pair) < 2:
-        return False
-    pair = [{n: v[:64] if n in ("input_ids", "labels") else v for n, v in each.items()} for each in pair]
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            losses = []
-            for features in (pair, [task.pack(pair)]):
-                batch = {n: t.to(device) for n, t in task.collate(features, pad_id).items()}
-                losses.append(float(task.loss(task.forward(model, batch), batch)))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return False
-    finally:
-        model.train(training)
-    return abs(losses[0] - losses[1]) <= 1e-4 * max(
-        1.0, abs(losses[0])
-    )  # fp32 sums in another order; a leak is far above
 
 
 class Feed:
@@ -108,8 +82,9 @@ class Feed:
         capacity: int | None = None,
         labelled: np.ndarray[Any, Any] | None = None,
         recorder: Recorder | None = None,
+        lean: bool = False,
     ) -> None:
-        self.task, self.model, self.rows = task, model, rows
+        self.task, self.model, self.rows, self.lean = task, model, rows, lean
         self.labelled, self.recorder = labelled, recorder
         self.bins = self._pack(capacity) if capacity else None
         self.lengths = rows.lengths
@@ -178,7 +153,7 @@ class Feed:
         tokens = int(self.lengths[indices].sum())
         return Pass(
             self.task, self.model, batch, units, tokens, owners, self.stand_in, states, places, self._has_labels(int(indices[0])),
-            self.recorder,
+            self.recorder, lean=self.lean,
         )  # fmt: skip
 
 

@@ -1,0 +1,75 @@
+"""What works in a model, technique included, tried on two short rows instead of looked up in a list of architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.cache.ragged import RaggedRows
+from tunesmith.tasks._base import Batch, Features, Task
+
+CLOSE = 1e-4  # of the loss: fp32 sums in another order; what is wrong is far above
+
+
+def packing_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device: torch.device) -> bool:
+    """Whether packed documents do not see each other.
+
+    Architectures build the mask of packed documents from `position_ids`, and those that do not (or a technique that takes
+    positions of its own) give other scores than the documents alone.
+    """
+    pair = _short(rows)
+    if not task.packs or len(pair) < 2:
+        return False
+    return _same(
+        model,
+        lambda: _loss(task, model, _batch(task, pair, pad_id, device)),
+        lambda: _loss(task, model, _batch(task, [task.pack(pair)], pad_id, device)),
+    )
+
+
+def lean_loss_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device: torch.device) -> bool:
+    """Whether the task's leaner way to its loss gives the same one.
+
+    It does not where a model does something to the logits behind its output layer (a soft cap, a scale, a bias of its own).
+    """
+    if type(task).lean_loss is Task.lean_loss:
+        return False
+    batch = _batch(task, _short(rows) or [rows[0]], pad_id, device)
+    return _same(model, lambda: task.lean_loss(model, batch), lambda: _loss(task, model, batch))
+
+
+def _short(rows: RaggedRows) -> list[Features]:
+    """The first 64 positions of the two shortest rows of at least three tokens."""
+    shortest = np.argsort(rows.lengths, kind="stable")
+    pair = [rows[int(i)] for i in shortest[rows.lengths[shortest] > 2][:2]]
+    cut = ("input_ids", "labels")
+    return [{n: v[:64] if n in cut and np.ndim(v) else v for n, v in each.items()} for each in pair]
+
+
+def _batch(task: Task, features: list[Features], pad_id: int, device: torch.device) -> Batch:
+    return {name: tensor.to(device) for name, tensor in task.collate(features, pad_id).items()}
+
+
+def _loss(task: Task, model: Any, batch: Batch) -> torch.Tensor:
+    return task.loss(task.forward(model, batch), batch)
+
+
+def _same(model: Any, *ways: Callable[[], torch.Tensor | None]) -> bool:
+    """Whether all ways exist and give the same loss in evaluation mode."""
+    training, losses = model.training, []
+    model.eval()
+    try:
+        with torch.no_grad():
+            for way in ways:
+                loss = way()
+                if loss is None:
+                    return False
+                losses.append(float(loss))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    finally:
+        model.train(training)
+    return abs(losses[0] - losses[1]) <= CLOSE * max(1.0, abs(losses[0]))
