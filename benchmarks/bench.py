@@ -1,0 +1,233 @@
+"""Speed and memory against the peers: every contender a process of its own, in turn, on the same encoded rows.
+
+    python benchmarks/bench.py                          every case in its quick form (`make bench`)
+    python benchmarks/bench.py --full                   more rows, three rounds with three seeds (`make bench FULL=1`): hours
+    python benchmarks/bench.py --cases c,d --rounds 3   some of them
+
+A ratio is the peer's seconds over tunesmith's for the same optimiser steps, from the begin of the first to the end of the last; memory is the
+highest resident set of the whole process. Every row is seen as often by everybody, so tokens are real ones and the same. The
+machine must be idle. Results are merged into the JSON file case by case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "speed"))
+
+from cases import CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
+
+OURS = "tunesmith"
+HELD = 64  # rows that quality is measured on
+PROGRAMS = {OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl_sft.py", TRL_TUNED: "trl_sft.py"}
+
+
+class Bench:
+    """Files of a case, and its runs."""
+
+    def __init__(self, case: Case, folder: Path, full: bool, rows: int | None = None) -> None:
+        import rows as texts
+
+        from tunesmith import assets
+
+        self.case, self.folder = case, folder
+        self.model = str(assets.fetch(case.model))
+        count = rows or (case.more if full else case.rows)
+        self.files: dict[str, str] = {}
+        for role, seed, number in (("rows", 0, count), ("eval", 1, HELD)):
+            found = (
+                texts.reviews(number, seed)
+                if case.kind == "classification"
+                else texts.passages(case.supervised, number, case.middle, seed)
+            )
+            path = texts.write(found, folder / f"{case.name}-{role}.jsonl")
+            self.files[role] = str(path)
+            self.files["encoded" if role == "rows" else "encoded_eval"] = str(
+                texts.encode(path, case.task, f"asset:{case.model}", case.max_length)
+            )
+        self.teacher = self.taught() if case.teacher else None
+
+    def taught(self) -> str:
+        """A teacher that has learned the task a little: what it knows does not matter here."""
+        import tunesmith
+
+        run = tunesmith.train(
+            "asset:minilm", task=self.case.task, technique="full", train=self.files["rows"], eval=self.files["eval"], max_steps=20,
+            max_length=self.case.max_length, output=self.folder / "teacher", doctor=False, device="cpu",
+        )  # fmt: skip
+        return str(run.artifact)
+
+    def tokens(self) -> tuple[int, int]:
+        """(tokens, supervised tokens) of one pass over the rows."""
+        found = [json.loads(line) for line in Path(self.files["encoded"]).read_text(encoding="utf-8").splitlines()]
+        supervised = sum(sum(i != -100 for i in r["labels"]) if isinstance(r["labels"], list) else 1 for r in found)
+        return sum(len(r["input_ids"]) for r in found), supervised
+
+    def run(self, tool: str, seed: int, technique: str = "") -> dict[str, Any]:
+        """One contender, once."""
+        case = self.case
+        given = {
+            **self.files, "model": self.model if tool != OURS else f"asset:{case.model}", "task": case.task, "kind": case.kind, "labels": 2,
+            "technique": technique or case.technique, "learning_rate": case.learning_rate, "batch_size": case.batch_size,
+            "max_length": case.max_length, "epochs": case.epochs, "steps": None, "seed": seed, "bf16": case.bf16, "dropout": 0.05,
+            "tuned": tool in (TUNED, TRL_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"), **case.more_settings,
+        }  # fmt: skip
+        place = self.folder / "spec.json"
+        place.write_text(json.dumps(given), encoding="utf-8")
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(HERE / "speed" / PROGRAMS[tool]), str(place)], capture_output=True, text=True, check=False,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(f"{tool} failed in case {case.name}:\n{done.stderr[-3000:]}")
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        ends = found.pop("ends")
+        found |= {"tool": tool, "seed": seed, "train_seconds": ends[-1], "whole_seconds": time.perf_counter() - began}
+        found["first_step_seconds"] = ends[0]
+        return dict(found)
+
+
+def compared(runs: list[dict[str, Any]], tools: list[str], tokens: int) -> list[dict[str, Any]]:
+    """A row for each tool: rate, memory, quality, and how many times longer it takes than tunesmith."""
+    by_tool = {tool: [run for run in runs if run["tool"] == tool] for tool in tools}
+    rows = []
+    for tool, own in by_tool.items():
+        ratios = [run["train_seconds"] / base["train_seconds"] for run, base in zip(own, by_tool[OURS], strict=True)]
+        row = {
+            "tool": tool, "runs": len(own), "tokens_per_second": tokens / statistics.median(run["train_seconds"] for run in own),
+            "train_seconds": statistics.median(run["train_seconds"] for run in own),
+            "peak_memory_bytes": statistics.median(run["peak_memory_bytes"] for run in own),
+            "ratio": statistics.median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios),
+            "memory_ratio": statistics.median(
+                base["peak_memory_bytes"] / run["peak_memory_bytes"] for run, base in zip(own, by_tool[OURS], strict=True)
+            ),
+        }  # fmt: skip
+        for name in ("loss", "accuracy"):
+            values = [run[name] for run in own if run.get(name) is not None]
+            row[name] = statistics.mean(values) if values else None
+        rows.append(row)
+    return rows
+
+
+def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int | None) -> dict[str, Any]:
+    """All contenders of a case, in turn, as often as there are rounds; every second round backwards."""
+    seeds = list(range(rounds or (3 if full else case.rounds)))
+    bench = Bench(case, folder, full, rows)
+    tools, runs = [OURS, *case.peers], []
+    for seed in seeds:
+        for tool in tools if seed % 2 == 0 else reversed(tools):
+            run = bench.run(tool, seed)
+            runs.append(run)
+            print(
+                f"{case.name}  {tool:<22}{run['train_seconds']:8.1f} s  {run['peak_memory_bytes'] / 2**30:5.2f} GiB",
+                flush=True,
+            )
+    tokens, supervised = bench.tokens()
+    return {
+        "what": case.what, "model": case.model, "technique": case.technique, "full": full, "batch_size": case.batch_size, "epochs": case.epochs,
+        "tokens": tokens * case.epochs, "supervised_share": supervised / tokens if case.kind != "classification" else None,
+        "rows": compared(runs, tools, tokens * case.epochs), "runs": runs,
+    }  # fmt: skip
+
+
+def screening(folder: Path, full: bool, rows: int | None) -> dict[str, Any]:
+    """One `tunesmith compare` of eight techniques against eight runs of the peer, whole processes."""
+    bench = Bench(SCREENING, folder, full, rows)
+    words = [
+        sys.executable, "-m", "tunesmith", "compare", "--model", f"asset:{SCREENING.model}", "--train", bench.files["rows"], "--eval",
+        bench.files["eval"], "--techniques", ",".join(SCREENED), "--seeds", "0", "--batch-size", str(SCREENING.batch_size), "--max-length",
+        str(SCREENING.max_length), "--epochs", "1", "--baselines", "none", "--output", str(folder / "screening"), "--device", "cpu", "--quiet",
+    ]  # fmt: skip
+    began = time.perf_counter()
+    subprocess.run(words, check=True, capture_output=True)
+    own = time.perf_counter() - began
+    table = [{"tool": OURS, "seconds": own, "ratio": 1.0}]
+    for tool in (PLAIN, TUNED):
+        each = {technique: bench.run(tool, 0, technique)["whole_seconds"] for technique in SCREENED}
+        table.append({"tool": tool, "seconds": sum(each.values()), "ratio": sum(each.values()) / own, "each": each})
+        print(f"h  {tool:<22}{sum(each.values()):8.1f} s against {own:.1f} s", flush=True)
+    return {"what": SCREENING.what, "full": full, "rows": table}
+
+
+def start_up(folder: Path, rounds: int) -> dict[str, Any]:
+    """Seconds from the command to its help, and to the end of the first optimiser step of a bert-tiny run."""
+    from dataclasses import replace
+
+    case = replace(SCREENING, name="i", model="bert-tiny", technique="full", rows=64)
+    bench = Bench(case, folder, False)
+    found: dict[str, list[float]] = {"help": [], OURS: [], PLAIN: []}
+    for _ in range(rounds):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tunesmith", "--help"], check=True, capture_output=True)
+        found["help"].append(time.perf_counter() - began)
+        for tool in (OURS, PLAIN):
+            found[tool].append(first_step(bench, tool))
+    return {
+        "what": "start-up: help, and the first step of bert-tiny",
+        "seconds": {n: statistics.median(v) for n, v in found.items()},
+        "each": found,
+    }
+
+
+def first_step(bench: Bench, tool: str) -> float:
+    """Seconds from the start of a process to the end of its first step."""
+    began = time.time()
+    if tool != OURS:
+        run = bench.run(tool, 0)
+        return float(run["first_step_at"] - began)
+    place = bench.folder / "first"
+    words = [
+        sys.executable, "-m", "tunesmith", "train", "--model", f"asset:{bench.case.model}", "--train", bench.files["rows"], "--eval", bench.files["eval"],
+        "--technique", "full", "--output", str(place), "--overwrite", "--set", "training.log_every=1", "--device", "cpu", "--quiet", "--no-doctor",
+    ]  # fmt: skip
+    log = place / "metrics.jsonl"
+    log.unlink(missing_ok=True)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (log.is_file() and '"train"' in log.read_text(encoding="utf-8")):
+        time.sleep(0.01)
+    seconds = time.time() - began
+    process.wait()
+    return seconds
+
+
+def main() -> None:
+    """Measure what was asked for and store it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="a,b,c,d,e,f,g,h,i")
+    parser.add_argument("--full", action="store_true", help="more rows and three seeds")
+    parser.add_argument("--rounds", type=int, help="instead of the form's own number")
+    parser.add_argument("--rows", type=int, help="instead of the form's own number: a look")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "speed.json")
+    given = parser.parse_args()
+    from tunesmith.console import quiet_libraries, set_verbosity
+    from tunesmith.evaluation import cost
+
+    set_verbosity(-1)
+    quiet_libraries()
+    found = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {"cases": {}}
+    for name in given.cases.split(","):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            if name == "h":
+                made = screening(folder, given.full, given.rows)
+            elif name == "i":
+                made = start_up(folder, given.rounds or 3)
+            else:
+                made = measure(next(c for c in CASES if c.name == name), folder, given.full, given.rounds, given.rows)
+        found["cases"][name] = {**made, "versions": cost.versions(), "hardware": cost.hardware()}
+        given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

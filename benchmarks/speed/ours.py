@@ -1,0 +1,35 @@
+"""tunesmith as a person would call it; reads a file with the case, prints one JSON object."""
+
+from __future__ import annotations
+
+from clock import answer, spec
+from rows import OPTIONS
+
+import tunesmith
+from tunesmith.training.log import read
+
+
+def main() -> None:
+    """One run."""
+    given = spec()
+    lora = {"lora": {"rank": 16, "alpha": 32, "dropout": given["dropout"]}} if "lora" in given["technique"] else {}
+    if given["technique"] == "qlora":
+        lora = {"qlora": lora["lora"]}
+    teacher = {"teacher": given["teacher"], "objective": "distillation"} if given.get("teacher") else {}
+    run = tunesmith.train(
+        given["model"], task=given["task"], technique=given["technique"], train=given["rows"], eval=given["eval"], seed=given["seed"],
+        batch_size=given["batch_size"], max_length=given["max_length"], learning_rate=given["learning_rate"],
+        dtype={True: "bfloat16", False: "auto"}[given["bf16"]], output=given["output"], overwrite=True, doctor=False, device="cpu",
+        training={"log_every": 1}, **({"max_steps": given["steps"]} if given["steps"] else {"epochs": given["epochs"]}),
+        **{name: options for name, options in OPTIONS.items() if name == given["task"]}, **lora, **teacher,
+    )  # fmt: skip
+    lines = [line for line in read(run.folder / "metrics.jsonl") if line["event"] == "train"]
+    after = run.result["metrics"]["after"]
+    answer(
+        ends=[line["seconds"] for line in lines], steps=run.result["training"]["steps"], dtype=run.result["training"]["dtype"],
+        loss=after.get("loss"), accuracy=after.get("accuracy"), metrics=after,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
