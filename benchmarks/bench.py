@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE / "speed"))
 from cases import CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
 
 OURS = "tunesmith"
-HELD = 64  # rows that quality is measured on
+HELD = {"classification": 400, "causal": 16}  # rows that quality is measured on
 PROGRAMS = {OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl_sft.py", TRL_TUNED: "trl_sft.py"}
 
 
@@ -44,7 +44,7 @@ class Bench:
         self.model = str(assets.fetch(case.model))
         count = rows or (case.more if full else case.rows)
         self.files: dict[str, str] = {}
-        for role, seed, number in (("rows", 0, count), ("eval", 1, HELD)):
+        for role, seed, number in (("rows", 0, count), ("eval", 1, HELD[case.kind])):
             found = (
                 texts.reviews(number, seed)
                 if case.kind == "classification"

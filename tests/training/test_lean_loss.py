@@ -73,7 +73,10 @@ def test_models_learn_the_same(kind: str, technique: str, models: Path) -> None:
     assert lean_loss_works(task, loaded.model, encoded, 0, CPU)
     batch = task.collate([encoded[i] for i in range(5)], 0)
     found = []
-    for way in (lambda: task.loss(task.forward(loaded.model, batch), batch), lambda: task.lean_loss(loaded.model, batch)):
+    for way in (
+        lambda: task.loss(task.forward(loaded.model, batch), batch),
+        lambda: task.lean_loss(loaded.model, batch),
+    ):
         loaded.model.eval().zero_grad()
         loss = way()
         loss.backward()
@@ -106,7 +109,9 @@ def test_it_keeps_away_from_an_output_layer_that_is_not_plain(what: str, models:
     assert not lean_loss_works(task, loaded.model, encoded, 0, CPU)
 
 
-@pytest.mark.parametrize(("kind", "task"), [("llama", "instruction"), ("t5", "summarization"), ("llama", "language-modeling")])
+@pytest.mark.parametrize(
+    ("kind", "task"), [("llama", "instruction"), ("t5", "summarization"), ("llama", "language-modeling")]
+)
 def test_the_option_changes_the_way_and_not_what_is_learned(
     kind: str, task: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

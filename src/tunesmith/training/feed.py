@@ -54,6 +54,11 @@ class Pass:
     loss: Callable[[Pass], torch.Tensor] | None = None
     lean: bool = False
 
+    @property
+    def length(self) -> int:
+        """Tokens of a row, padding included."""
+        return int(self.batch["input_ids"].shape[1]) if "input_ids" in self.batch else 0
+
     def arm(self) -> None:
         """Hand the stored states to the stand-in, where the base does not run."""
         if self.stand_in is not None:

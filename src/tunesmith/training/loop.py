@@ -27,6 +27,7 @@ from tunesmith.console import progress, say
 from tunesmith.errors import TunesmithError, UserError
 from tunesmith.evaluation.cost import peak_memory
 from tunesmith.training import checkpoint
+from tunesmith.training.attention import attention_kernel
 from tunesmith.training.feed import Pass
 from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
@@ -194,14 +195,16 @@ def _train_step(
         mean = 0.0
         for each in group:
             each.arm()
-            loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
-                    f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
-                )
-            accelerator.backward(loss / (units / (each.weight * session.weighting.factor(part))))
+            # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
+            with attention_kernel(session.device, session.masters.dtype, each.length):
+                loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise Diverged(
+                        f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
+                        f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
+                    )
+                accelerator.backward(loss / (units / (each.weight * session.weighting.factor(part))))
             session.masters.gather()
             mean += value / units
         session.weighting.after_part(part, group[0].weight * mean, session.masters)
