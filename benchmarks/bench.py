@@ -3,6 +3,7 @@
     python benchmarks/bench.py                          every case in its quick form (`make bench`)
     python benchmarks/bench.py --full                   more rows, three rounds with three seeds (`make bench FULL=1`): hours
     python benchmarks/bench.py --cases c,d --rounds 3   some of them
+    python benchmarks/bench.py --cases j,k              on a GPU
 
 A ratio is the peer's seconds over tunesmith's for the same optimiser steps, from the begin of the first to the end of the last; memory is the
 highest resident set of the whole process. Every row is seen as often by everybody, so tokens are real ones and the same. The
@@ -25,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "speed"))
 
-from cases import CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
+from cases import CASES, GPU_CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
 
 OURS = "tunesmith"
 HELD = {"classification": 400, "causal": 16}  # rows that quality is measured on
@@ -35,25 +36,29 @@ PROGRAMS = {OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl
 class Bench:
     """Files of a case, and its runs."""
 
-    def __init__(self, case: Case, folder: Path, full: bool, rows: int | None = None) -> None:
+    def __init__(self, case: Case, folder: Path, full: bool, rows: int | None = None, device: str = "cpu") -> None:
         import rows as texts
 
         from tunesmith import assets
 
         self.case, self.folder = case, folder
-        self.model = str(assets.fetch(case.model))
+        self.device = device
+        if case.model == "random":
+            self.own = self.model = str(texts.random_llama(folder / "model"))
+        else:
+            self.own, self.model = f"asset:{case.model}", str(assets.fetch(case.model))
         count = rows or (case.more if full else case.rows)
         self.files: dict[str, str] = {}
         for role, seed, number in (("rows", 0, count), ("eval", 1, HELD[case.kind])):
             found = (
                 texts.reviews(number, seed)
                 if case.kind == "classification"
-                else texts.passages(case.supervised, number, case.middle, seed)
+                else texts.passages(case.supervised, number, case.middle, case.longest, seed)
             )
             path = texts.write(found, folder / f"{case.name}-{role}.jsonl")
             self.files[role] = str(path)
             self.files["encoded" if role == "rows" else "encoded_eval"] = str(
-                texts.encode(path, case.task, f"asset:{case.model}", case.max_length)
+                texts.encode(path, case.task, self.own, case.max_length)
             )
         self.teacher = self.taught() if case.teacher else None
 
@@ -77,10 +82,10 @@ class Bench:
         """One contender, once."""
         case = self.case
         given = {
-            **self.files, "model": self.model if tool != OURS else f"asset:{case.model}", "task": case.task, "kind": case.kind, "labels": 2,
+            **self.files, "model": self.own if tool == OURS else self.model, "task": case.task, "kind": case.kind, "labels": 2,
             "technique": technique or case.technique, "learning_rate": case.learning_rate, "batch_size": case.batch_size,
             "max_length": case.max_length, "epochs": case.epochs, "steps": None, "seed": seed, "bf16": case.bf16, "dropout": 0.05,
-            "tuned": tool in (TUNED, TRL_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"), **case.more_settings,
+            "tuned": tool in (TUNED, TRL_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"), "device": self.device, **case.more_settings,
         }  # fmt: skip
         place = self.folder / "spec.json"
         place.write_text(json.dumps(given), encoding="utf-8")
@@ -120,10 +125,10 @@ def compared(runs: list[dict[str, Any]], tools: list[str], tokens: int) -> list[
     return rows
 
 
-def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int | None) -> dict[str, Any]:
+def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int | None, device: str) -> dict[str, Any]:
     """All contenders of a case, in turn, as often as there are rounds; every second round backwards."""
     seeds = list(range(rounds or (3 if full else case.rounds)))
-    bench = Bench(case, folder, full, rows)
+    bench = Bench(case, folder, full, rows, device)
     tools, runs = [OURS, *case.peers], []
     for seed in seeds:
         for tool in tools if seed % 2 == 0 else reversed(tools):
@@ -147,7 +152,7 @@ def screening(folder: Path, full: bool, rows: int | None) -> dict[str, Any]:
     words = [
         sys.executable, "-m", "tunesmith", "compare", "--model", f"asset:{SCREENING.model}", "--train", bench.files["rows"], "--eval",
         bench.files["eval"], "--techniques", ",".join(SCREENED), "--seeds", "0", "--batch-size", str(SCREENING.batch_size), "--max-length",
-        str(SCREENING.max_length), "--epochs", "1", "--baselines", "none", "--output", str(folder / "screening"), "--device", "cpu", "--quiet",
+        str(SCREENING.max_length), "--epochs", "1", "--baselines", "majority", "--output", str(folder / "screening"), "--device", "cpu", "--quiet",
     ]  # fmt: skip
     began = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True)
@@ -224,7 +229,10 @@ def main() -> None:
             elif name == "i":
                 made = start_up(folder, given.rounds or 3)
             else:
-                made = measure(next(c for c in CASES if c.name == name), folder, given.full, given.rounds, given.rows)
+                case, device = next(
+                    (c, d) for cs, d in ((CASES, "cpu"), (GPU_CASES, "cuda")) for c in cs if c.name == name
+                )
+                made = measure(case, folder, given.full, given.rounds, given.rows, device)
         found["cases"][name] = {**made, "versions": cost.versions(), "hardware": cost.hardware()}
         given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

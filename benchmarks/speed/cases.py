@@ -16,7 +16,7 @@ class Case:
     Attributes:
         name: a letter and a word.
         what: a sentence for the table.
-        model: an asset.
+        model: an asset, or `random` for a Llama of 1.1 billion random parameters.
         task: of tunesmith.
         technique: what is trained.
         learning_rate: of everybody.
@@ -24,6 +24,7 @@ class Case:
         more: how many in the long form.
         supervised: share of the tokens that are learned (texts to write).
         middle: median length in words (texts to write).
+        longest: most words (texts to write).
         batch_size: rows a step.
         max_length: tokens of a row at most.
         epochs: passes over the rows.
@@ -43,6 +44,7 @@ class Case:
     more: int
     supervised: float = 1.0
     middle: float = 70
+    longest: int = 120
     batch_size: int = 8
     max_length: int = 256
     epochs: int = 1
@@ -71,6 +73,19 @@ CASES = [
     Case("f", "distillation of minilm into bert-tiny, 3 epochs", technique="full", learning_rate=5e-4, rows=480, more=1200, epochs=3,
          rounds=2, teacher=True, **{**CLASSES, "model": "bert-tiny"}),
     Case("g", "QLoRA (nf4) on smollm2-135m", model="smollm2-135m", technique="qlora", rows=32, more=128, supervised=0.98, middle=95, **WRITES),
+]  # fmt: skip
+GPU: dict[str, Any] = {
+    "rounds": 2,
+    "middle": 230,
+    "longest": 370,
+    "supervised": 0.9,
+    "max_length": 512,
+    "peers": (TUNED, TRL, TRL_TUNED),
+    **WRITES,
+}
+GPU_CASES = [
+    Case("j", "LoRA r=16 on smollm2-135m, bf16, on a GPU", model="smollm2-135m", technique="lora", rows=2048, more=8192, **{**GPU, "batch_size": 16}),
+    Case("k", "LoRA r=16 on a Llama of 1.1 billion random parameters, bf16, on a GPU", model="random", technique="lora", rows=768, more=4096, **GPU),
 ]  # fmt: skip
 SCREENED = ("full", "feature-based", "bitfit", "lora", "dora", "ia3", "prompt-tuning", "prefix-tuning")
 SCREENING = Case("h", "screening of 8 techniques on minilm, against 8 separate runs", technique="", learning_rate=5e-4, rows=240, more=800, **CLASSES)  # fmt: skip

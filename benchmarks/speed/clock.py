@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
-def peak_bytes() -> int:
-    """Highest resident set of this process."""
+def peak_bytes(device: str) -> int:
+    """Highest resident set of this process, or most that it allocated on the GPU."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
@@ -25,9 +29,9 @@ def spec() -> dict[str, Any]:
     return dict(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
 
 
-def answer(**found: Any) -> None:
+def answer(device: str, **found: Any) -> None:
     """Print the result as the last line."""
-    print("\n" + json.dumps({**found, "peak_memory_bytes": peak_bytes()}), flush=True)
+    print("\n" + json.dumps({**found, "peak_memory_bytes": peak_bytes(device)}), flush=True)
 
 
 class Steps:
@@ -46,3 +50,11 @@ class Steps:
         """A step ended."""
         self.first_at = self.first_at or time.time()
         self.ends.append(time.perf_counter() - self.began)
+
+    def finish(self) -> None:
+        """The last step ended when the GPU was done with it."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            self.ends[-1] = time.perf_counter() - self.began

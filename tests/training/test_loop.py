@@ -13,7 +13,7 @@ import tunesmith
 from tunesmith import run as runs
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
-from tunesmith.training import checkpoint, dropout, loop
+from tunesmith.training import checkpoint, dropout, loop, readings
 from tunesmith.training.log import read
 
 
@@ -271,7 +271,7 @@ def test_diverging_run_stops_before_the_step(tmp_path: Path, models: Path, monke
     from tunesmith.objectives.supervised import Supervised
 
     monkeypatch.setattr(Supervised, "loss", lambda *a: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(loop.Diverged, match="learning-rate"):
+    with pytest.raises(readings.Diverged, match="learning-rate"):
         go(tmp_path, models, "nan")
     assert not (tmp_path / "nan" / "artifact").exists()
 

@@ -36,7 +36,7 @@ def test_conflicting_gradients_are_projected(first: Any, second: Any, wanted: An
     projecting = PCGrad(["a", "b"], 0)
     for part, gradient in (("a", first), ("b", second)):
         learned.set_gradient("weight", torch.tensor([gradient]))
-        projecting.after_part(part, 1.0, learned)
+        projecting.after_part(part, float, learned)
     projecting.finish(learned, 0)
     assert learned.tensors["weight"].grad.flatten().tolist() == pytest.approx(wanted)
 
@@ -49,10 +49,10 @@ def test_heads_of_their_own_take_no_part() -> None:
     )
     projecting = PCGrad(["a", "b"], 0)
     learned.set_gradient("w.weight", torch.tensor([[1.0, 0.0]]))
-    projecting.after_part("a", 1.0, learned)
+    projecting.after_part("a", float, learned)
     learned.set_gradient("w.weight", torch.tensor([[-1.0, 0.0]]))
     learned.set_gradient("head.weight", torch.tensor([[3.0]]))
-    projecting.after_part("b", 1.0, learned)
+    projecting.after_part("b", float, learned)
     projecting.finish(learned, 0)
     assert learned.tensors["w.weight"].grad.flatten().tolist() == pytest.approx([0.0, 0.0])
     assert learned.tensors["head.weight"].grad.flatten().tolist() == pytest.approx([3.0])
@@ -63,7 +63,7 @@ def test_the_noise_of_a_task_settles_where_its_loss_says() -> None:
     weighting = Uncertainty(["a", "b"], 0)
     for step in range(3000):
         for part, loss in (("a", 2.0), ("b", 0.25)):
-            weighting.after_part(part, loss, None)  # type: ignore[arg-type]
+            weighting.after_part(part, lambda loss=loss: loss, None)  # type: ignore[arg-type]
         weighting.finish(None, step)  # type: ignore[arg-type]
     assert weighting.factor("a") == pytest.approx(1 / 4.0, rel=0.02)
     assert weighting.factor("b") == pytest.approx(1 / 0.5, rel=0.02)

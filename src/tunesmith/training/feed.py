@@ -153,13 +153,19 @@ class Feed:
             features = [self.task.pack(part) for part in parts]
         batch = self.task.collate(features, self.pad_id, rng)
         units = self.task.units(batch)
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        batch = {name: self._moved(tensor) for name, tensor in batch.items()}
         states = stack(features, self.device) if self.stand_in is not None else None
         tokens = int(self.lengths[indices].sum())
         return Pass(
             self.task, self.model, batch, units, tokens, owners, self.stand_in, states, places, self._has_labels(int(indices[0])),
             self.recorder, lean=self.lean,
         )  # fmt: skip
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device; a GPU copies from pinned memory while it computes, and from any other it is waited for."""
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 class MixedFeed:

@@ -6,12 +6,12 @@ Notable:
 - the optimiser works on fp32 masters whatever the model computes in;
 - the order of rows is a function of seed and step, so resuming needs no state of a data loader;
 - the clock of `train_seconds` stands still during evaluation and checkpoints;
-- a non-finite loss stops the run before the optimiser step.
+- a non-finite loss stops the run before the optimiser step;
+- a GPU is waited for where a line is logged, not at every step.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -31,6 +31,7 @@ from tunesmith.training.attention import attention_kernel
 from tunesmith.training.feed import Pass
 from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
+from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
 
 
@@ -38,10 +39,6 @@ class Interrupted(TunesmithError):
     """Stopped on request with its state saved; `tunesmith resume` goes on from there."""
 
     exit_code = 130
-
-
-class Diverged(TunesmithError):
-    """The loss is not a finite number; nothing was learned from that step."""
 
 
 @dataclass
@@ -84,6 +81,8 @@ def fit(session: Session) -> Fit:
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
     best: dict[str, Any] | None = None
+    readings = Readings(session.device, session.learning_rate)
+    units: list[float] = []  # of the steps that are still to be read
 
     saved = checkpoint.newest(session.checkpoints) if session.resume else None
     if saved is not None:
@@ -126,15 +125,28 @@ def fit(session: Session) -> Fit:
             rate = set_rate(optimizer, factor(state.steps, session.total_steps, options))
             session.step = state.steps
             step = [*step, *session.strategy.extra_batches(session, step)]
-            loss, norm = _train_step(session, step, optimizer, accelerator)
+            readings.begin(rate)
+            _train_step(session, step, optimizer, accelerator, readings)
             state.steps += 1
             state.tokens += sum(p.tokens for p in step)
+            units.append(sum(p.units for p in step))
+            state.window[1] += units[-1]
+            state.window[2] += sum(p.tokens for p in step)
+            logs = state.steps % options.log_every == 0 or state.steps == session.total_steps
+            measures = bool(session.evaluate_every and session.measure and state.steps % session.evaluate_every == 0)
+            saves = bool(
+                options.checkpoint_every
+                and state.steps % options.checkpoint_every == 0
+                and state.steps < session.total_steps
+            )
+            stops = stop.is_set()
+            if logs or measures or saves or stops:
+                for loss, count in zip(readings.fetch(), units, strict=True):
+                    state.window[0] += loss * count
+                units = []
             state.seconds += time.perf_counter() - started
 
-            units = sum(p.units for p in step)
-            for place, amount in enumerate((loss * units, units, sum(p.tokens for p in step))):
-                state.window[place] += amount
-            if state.steps % options.log_every == 0 or state.steps == session.total_steps:
+            if logs:
                 speed = state.window[2] / max(state.seconds - state.window[3], 1e-9)
                 line = {
                     "event": "train",
@@ -142,7 +154,7 @@ def fit(session: Session) -> Fit:
                     "epoch": round(state.steps / session.feed.steps_per_epoch, 4),
                     "loss": state.window[0] / state.window[1],
                     "learning_rate": rate,
-                    "gradient_norm": norm,
+                    "gradient_norm": readings.norm,
                     "tokens": state.tokens,
                     "seconds": round(state.seconds, 4),
                     "tokens_per_second": round(speed, 1),
@@ -158,15 +170,11 @@ def fit(session: Session) -> Fit:
             else:
                 show(state, None)
 
-            if session.evaluate_every and session.measure and state.steps % session.evaluate_every == 0:
+            if measures:
                 best = _evaluate(session, state, best, accelerator)
-            if (
-                options.checkpoint_every
-                and state.steps % options.checkpoint_every == 0
-                and state.steps < session.total_steps
-            ):
+            if saves:
                 save()
-            if stop.is_set():
+            if stops:
                 save()
                 raise Interrupted(
                     f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}"
@@ -186,33 +194,27 @@ def fit(session: Session) -> Fit:
 
 
 def _train_step(
-    session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any
-) -> tuple[float, float]:
-    """One optimiser step; returns the loss (means of the step's parts, by their weights) and the gradient norm before clipping."""
-    total = 0.0
+    session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any, readings: Readings
+) -> None:
+    """One optimiser step; its loss (means of the step's parts, by their weights) and gradient norm before clipping are left to be read."""
+    masters, weighting = session.masters, session.weighting
     for part, group in _by_part(step).items():
         units = sum(p.units for p in group)
-        mean = 0.0
+        losses = []
         for each in group:
             each.arm()
             # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
-            with attention_kernel(session.device, session.masters.dtype, each.length):
+            with attention_kernel(session.device, masters.dtype, each.length):
                 loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise Diverged(
-                        f"the loss is {value} at a learning rate of {optimizer.param_groups[0]['lr']:g}; lower --learning-rate "
-                        f"(now {session.learning_rate:g}) or use --dtype float32, and add --overwrite."
-                    )
-                accelerator.backward(loss / (units / (each.weight * session.weighting.factor(part))))
-            session.masters.gather()
-            mean += value / units
-        session.weighting.after_part(part, group[0].weight * mean, session.masters)
-        total += group[0].weight * mean
-    session.weighting.finish(session.masters, session.step)
+                losses.append(readings.check(loss.detach()))
+                accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
+            masters.gather()
+        readings.part(losses, units, group[0].weight)
+        weighting.after_part(part, readings.last, masters)
+    weighting.finish(masters, session.step)
     session.strategy.after_backward(session)
     session.strategy.penalty(session)
-    norm = session.masters.norm()
+    norm = masters.norm()
     limit = session.config.training.max_grad_norm
     if limit > 0:
         excess = torch.clamp(norm / limit, min=1.0)
@@ -220,12 +222,13 @@ def _train_step(
             # The fused optimiser divides gradients by `grad_scale` as it reads them: clipping without a pass of its own.
             optimizer.grad_scale = excess  # type: ignore[attr-defined]
         else:
-            torch._foreach_div_([t.grad for t in session.masters.tensors.values() if t.grad is not None], excess)
+            torch._foreach_div_([t.grad for t in masters.tensors.values() if t.grad is not None], excess)
+    readings.hold_back(optimizer)
     optimizer.step()
-    session.masters.clear()
-    session.masters.scatter()
+    masters.clear()
+    masters.scatter()
     session.strategy.after_step(session)
-    return total, float(norm)
+    readings.end(norm)
 
 
 def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:

@@ -9,7 +9,7 @@ pcgrad        where two tasks' gradients point against each other, each loses it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ class Weighting:
         """Of a part's loss."""
         return 1.0
 
-    def after_part(self, part: str, loss: float, masters: Masters) -> None:
-        """A part's gradient is in place (added to those before it)."""
+    def after_part(self, part: str, loss: Callable[[], float], masters: Masters) -> None:
+        """A part's gradient is in place (added to those before it); `loss` reads its mean, and waits for the device."""
 
     def finish(self, masters: Masters, step: int) -> None:
         """All parts are there."""
@@ -58,10 +58,10 @@ class Uncertainty(Weighting):
         """exp(-s); parts that a strategy adds are not weighed."""
         return math.exp(-float(self.noise[part].detach())) if part in self.noise else 1.0
 
-    def after_part(self, part: str, loss: float, masters: Masters) -> None:
+    def after_part(self, part: str, loss: Callable[[], float], masters: Masters) -> None:
         """The gradient of s."""
         if part in self.noise:
-            self.noise[part].grad = torch.full((1,), 0.5 - self.factor(part) * loss)
+            self.noise[part].grad = torch.full((1,), 0.5 - self.factor(part) * loss())
 
     def finish(self, masters: Masters, step: int) -> None:
         """Move the noises."""
@@ -87,7 +87,7 @@ class PCGrad(Weighting):
         super().__init__(parts, seed)
         self.gradients: list[dict[str, torch.Tensor]] = []
 
-    def after_part(self, part: str, loss: float, masters: Masters) -> None:
+    def after_part(self, part: str, loss: Callable[[], float], masters: Masters) -> None:
         """Take the part's gradient out."""
         self.gradients.append({n: t.grad.clone() for n, t in masters.tensors.items() if t.grad is not None})
         masters.clear()
