@@ -84,7 +84,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import resume_step
-    from tunesmith.training import dropout
+    from tunesmith.training import dropout, fused_lora
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -116,6 +116,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     dtype = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
+        if options.fused_lora:
+            fused_lora.install(loaded.model)
     recorder = Recorder(heads.backbone, inside) if inside else None  # all heads stand on one backbone
     fresh = configuration.is_new(config.model)
     usual_epochs = config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-NUMBERS = 1 << 24  # logits in a chunk: 64 MiB in fp32
+NUMBERS = 1 << 23  # logits in a chunk: 32 MiB in fp32
+FEWEST = 128  # positions in a chunk: the weight is read again for each
 
 
 class _Sum(torch.autograd.Function):
@@ -32,14 +32,27 @@ class _Sum(torch.autograd.Function):
         of_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        # Two buffers serve all chunks: fresh blocks of this size cost a page fault for every 4 KiB of them.
+        full = torch.promote_types(weight.dtype, torch.float32)
+        made = weight.new_empty(min(rows, len(states)), weight.shape[0])
+        wide = made if weight.dtype == full else made.new_empty(made.shape, dtype=full)
         for start in range(0, len(states), rows):
             part, truth = states[start : start + rows], labels[start : start + rows, None]
-            logits = F.linear(part, weight, bias).float()
-            top = logits.logsumexp(1, keepdim=True)
-            total += (top - logits.gather(1, truth)).sum()
+            logits, narrow = wide[: len(part)], made[: len(part)]
+            if bias is None:
+                torch.mm(part, weight.t(), out=narrow)
+            else:
+                torch.addmm(bias, part, weight.t(), out=narrow)
+            if narrow.dtype != full:
+                logits.copy_(narrow)
+            top = logits.amax(1, keepdim=True)
+            right = logits.gather(1, truth) - top
+            sums = logits.sub_(top).exp_().sum(1, keepdim=True)
+            total += (sums.log() - right).sum()
             if of_states is None and of_weight is None and of_bias is None:
                 continue
-            gradient = logits.sub_(top).exp_().scatter_add_(1, truth, torch.full_like(top, -1.0)).to(weight.dtype)
+            logits.mul_(1.0 / sums).scatter_add_(1, truth, torch.full_like(top, -1.0))
+            gradient = narrow.copy_(logits) if narrow.dtype != full else logits
             if of_states is not None:
                 torch.mm(gradient, weight, out=of_states[start : start + rows])
             if of_weight is not None:
@@ -67,9 +80,9 @@ def chunked_cross_entropy(
         states: what the output layer reads, [n, d].
         head: the output layer, [V, d] and a bias if it has one.
         labels: a token id for each position, [n].
-        rows: positions in a chunk (default: as many as make 64 MiB of logits).
+        rows: positions in a chunk (default: as many as make 32 MiB of logits, and at least 128).
     """
-    rows = rows or max(1, NUMBERS // head.weight.shape[0])
+    rows = rows or max(FEWEST, NUMBERS // head.weight.shape[0])
     found: torch.Tensor = _Sum.apply(states, head.weight, head.bias, labels, rows)
     return found
 
