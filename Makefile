@@ -1,5 +1,6 @@
 # make setup   virtual environment with exact versions        make demo   compare techniques on real data, with a report
 # make test    the tests                                      make check  format, lint, types, import rules
+# make bench   speed and memory against the peers, on an idle machine: up to 25 minutes (FULL=1: more rows, three seeds, hours)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,9 +33,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# TRL stands beside: nothing of tunesmith needs it, and what it needs is there.
+PEERS := .peers
+bench: setup
+	test -d $(PEERS) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) trl==1.16.0
+	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/bench.py $(if $(FULL),--full)
+
 format: setup
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 
 clean:
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) $(PEERS) demo dist build

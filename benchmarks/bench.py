@@ -6,7 +6,8 @@
     python benchmarks/bench.py --cases j,k              on a GPU
 
 A ratio is the peer's seconds over tunesmith's for the same optimiser steps, from the begin of the first to the end of the last; memory is the
-highest resident set of the whole process. Every row is seen as often by everybody, so tokens are real ones and the same. The
+highest resident set of the whole process; the share of the ceiling is the arithmetic that the case needs at least over the time that it took, of
+what a large matrix product reaches on the same machine. Every row is seen as often by everybody, so tokens are real ones and the same. The
 machine must be idle. Results are merged into the JSON file case by case.
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "speed"))
 
+from arithmetic import ceiling, operations  # noqa: E402
 from cases import CASES, GPU_CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
 
 OURS = "tunesmith"
@@ -127,6 +129,8 @@ def compared(runs: list[dict[str, Any]], tools: list[str], tokens: int) -> list[
 
 def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int | None, device: str) -> dict[str, Any]:
     """All contenders of a case, in turn, as often as there are rounds; every second round backwards."""
+    from tunesmith import assets
+
     seeds = list(range(rounds or (3 if full else case.rounds)))
     bench = Bench(case, folder, full, rows, device)
     tools, runs = [OURS, *case.peers], []
@@ -139,10 +143,22 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
                 flush=True,
             )
     tokens, supervised = bench.tokens()
+    needed = operations(
+        case,
+        bench.model,
+        tokens,
+        supervised if case.kind == "causal" else 0,
+        str(assets.fetch("minilm")) if case.teacher else None,
+    )
+    ceilings = {kind: ceiling(kind == "bfloat16", device) for kind in ("float32", "bfloat16")}
+    rows = compared(runs, tools, tokens * case.epochs)
+    for row in rows:
+        row["operations_per_second"] = needed / row["train_seconds"]
     return {
+        "operations": needed, "ceilings": ceilings, "dtype": next(run["dtype"] for run in runs if run["tool"] == OURS),
         "what": case.what, "model": case.model, "technique": case.technique, "full": full, "batch_size": case.batch_size, "epochs": case.epochs,
         "tokens": tokens * case.epochs, "supervised_share": supervised / tokens if case.kind != "classification" else None,
-        "rows": compared(runs, tools, tokens * case.epochs), "runs": runs,
+        "rows": rows, "runs": runs,
     }  # fmt: skip
 
 

@@ -315,6 +315,46 @@ def outputs_of(runs: Sequence[Any]) -> str:
     return ", ".join(found)
 
 
+def speed() -> Iterator[str]:
+    """Rates and memory against the peers."""
+    if not (RESULTS / "speed.json").is_file():
+        return
+    cases = read("speed.json")["cases"]
+    yield "## Speed and memory against the peers\n"
+    yield (
+        "`make bench`. Same model, encoded rows, rows a step, steps, seed; every run a process of its own, in alternation. The ratio is the peer's seconds "
+        "over tunesmith's, memory is tunesmith's peak over the peer's, and the share of the ceiling is the arithmetic that is needed at least over what a large "
+        "matrix product reaches in that time.\n"
+    )
+    yield "| case | who | real tokens a second | seconds | ratio (spread) | peak memory, MiB | memory | loss or accuracy | share of the ceiling |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, case in sorted(cases.items()):
+        if "ceilings" not in case:
+            continue
+        for row in case["rows"]:
+            quality = row["accuracy"] if row["accuracy"] is not None else row["loss"]
+            share = 100 * row["operations_per_second"] / case["ceilings"][case["dtype"]]
+            spread = f" ({row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f})" if row["runs"] > 1 else ""
+            own = row["tool"] == "tunesmith"
+            slower = "-" if own else f"{row['ratio']:.2f}x{spread}"
+            memory = "-" if own else f"{row['memory_ratio']:.2f}x"
+            yield (
+                f"| {name}: {case['what']} | {row['tool']} | {row['tokens_per_second']:,.0f} | {row['train_seconds']:.1f} | "
+                f"{slower} | {row['peak_memory_bytes'] / 2**20:,.0f} | {memory} "
+                f"| {number(quality) if quality is not None else '-'} | {share:.0f} % |"
+            )
+    yield ""
+    if "h" in cases:
+        each = ", ".join(f"{row['tool']} {row['seconds']:.0f} s ({row['ratio']:.2f}x)" for row in cases["h"]["rows"])
+        yield f"h: {cases['h']['what']}: {each}.\n"
+    if "i" in cases:
+        seconds = cases["i"]["seconds"]
+        yield (
+            f"i: start-up: `tunesmith --help` {seconds['help']:.2f} s; first step of a bert-tiny run after "
+            f"{seconds['tunesmith']:.1f} s, of Trainer after {seconds['Trainer as it comes']:.1f} s.\n"
+        )
+
+
 def bits() -> Iterator[str]:
     """What few bits save and cost."""
     if not (RESULTS / "quantization.json").is_file():
@@ -397,6 +437,7 @@ def page() -> str:
                 *killed(),
                 *made_up(),
                 *taught(),
+                *speed(),
                 *bits(),
                 *served(),
             ]
