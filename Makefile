@@ -1,6 +1,6 @@
 # make setup   virtual environment with exact versions        make demo   compare techniques on real data, with a report
 # make test    the tests                                      make check  format, lint, types, import rules
-# make bench   speed and memory against the peers, on an idle machine: up to 25 minutes (FULL=1: more rows, three seeds, hours)
+# make bench   speed and memory against the peers, on an idle machine (FULL=1: more rows, three seeds, hours)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

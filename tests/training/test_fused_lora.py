@@ -157,15 +157,6 @@ def test_nothing_is_fused_without_gradients(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [0]
 
 
-def test_a_removed_one_is_peft_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, fused = pair()
-    state = list(fused.state_dict())
-    fused_lora.remove(fused)
-    calls = count(monkeypatch)
-    run(fused, torch.randn(4, 12))
-    assert calls == [0] and type(fused[0]) is type(plain[0]) and list(fused.state_dict()) == state
-
-
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5", "gpt2", "qwen3", "gemma3"])
 def test_every_architecture_has_the_same_gradients(kind: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(kind, models, "lora", {"rank": 3, "dropout": 0.2})

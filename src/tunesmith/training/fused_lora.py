@@ -121,11 +121,3 @@ def install(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is plain:
             module.__class__ = fused
-
-
-def remove(model: nn.Module) -> None:
-    """Give the modules peft's own forward back."""
-    plain, fused = _classes()
-    for module in model.modules():
-        if type(module) is fused:
-            module.__class__ = plain

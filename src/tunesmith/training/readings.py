@@ -40,11 +40,11 @@ class Readings:
     """
 
     def __init__(self, device: torch.device, peak: float) -> None:
-        self.late, self.peak = device.type == "cuda", peak
+        self.peak = peak
         self.norm = 0.0
         self._steps: list[_Step] = []
         self._norm: torch.Tensor | None = None
-        self._bad = torch.zeros((), device=device) if self.late else None
+        self._bad = torch.zeros((), device=device) if device.type == "cuda" else None
 
     def begin(self, rate: float) -> None:
         """A step with this learning rate."""
