@@ -49,7 +49,9 @@ class TrainingOptions(Options):
         True,
         description="language models: make the loss and its gradient a chunk of logits at a time, where the model allows it",
     )
-    fused_lora: bool = Field(True, description="LoRA in fewer passes over the activations than peft's own modules take")
+    fused_lora: bool = Field(
+        True, description="LoRA and DoRA in fewer passes over the activations than peft's own modules take"
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass (default: of a quantised model that can)"
     )

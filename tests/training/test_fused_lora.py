@@ -45,13 +45,14 @@ def run(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the fused function runs from here on."""
-    calls, real = [0], fused_lora._Beside.apply
+    calls = [0]
+    for function in (fused_lora._Beside, fused_lora._Scaled):
 
-    def counted(*arguments: Any) -> Any:
-        calls[0] += 1
-        return real(*arguments)
+        def counted(*arguments: Any, real: Any = function.apply) -> Any:
+            calls[0] += 1
+            return real(*arguments)
 
-    monkeypatch.setattr(fused_lora._Beside, "apply", counted)
+        monkeypatch.setattr(function, "apply", counted)
     return calls
 
 
@@ -65,7 +66,9 @@ def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12)])
 @pytest.mark.parametrize(
-    "settings", [{}, {"lora_dropout": 0.4}, {"use_rslora": True}], ids=["plain", "dropout", "rank stabilised"]
+    "settings",
+    [{}, {"lora_dropout": 0.4}, {"use_rslora": True}, {"use_dora": True}, {"use_dora": True, "lora_dropout": 0.4}],
+    ids=["plain", "dropout", "rank stabilised", "dora", "dora with dropout"],
 )
 def test_it_is_what_peft_computes(
     settings: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -79,10 +82,11 @@ def test_it_is_what_peft_computes(
     same(found, expected)
 
 
-def test_rounding_in_half_precision_is_no_worse() -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_rounding_in_half_precision_is_no_worse(dora: bool) -> None:
     ratios = []
     for seed in range(6):
-        plain, fused = pair(torch.bfloat16, seed=seed)
+        plain, fused = pair(torch.bfloat16, seed=seed, use_dora=dora)
         exact = deepcopy(plain).double()  # of the weights as they are rounded
         x = torch.randn(64, 12).bfloat16()
         truth = run(exact, x.double())
@@ -141,12 +145,21 @@ def test_it_steps_aside(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[0] == (1 if case == "a hook" else 0)  # the other layer has none
 
 
-def test_dora_is_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_row_norms_without_the_product(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, down, up = (torch.randn(shape, generator=generator) for shape in ((9, 7), (3, 7), (9, 3)))
+    exact = torch.linalg.vector_norm(weight.double() + scale * up.double() @ down.double(), dim=1)
+    torch.testing.assert_close(fused_lora._norms(weight, down, up, scale).double(), exact, rtol=1e-5, atol=0)
+
+
+def test_a_magnitude_of_zero_has_its_gradient() -> None:
     plain, fused = pair(use_dora=True)
-    calls, x = count(monkeypatch), torch.randn(4, 12)
-    for one, other in zip(run(plain, x), run(fused, x), strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=0)
-    assert calls == [0]
+    for model in (plain, fused):
+        with torch.no_grad():
+            model[0].lora_magnitude_vector["default"].weight[2] = 0.0
+    x = torch.randn(4, 12)
+    same(run(fused, x), run(plain, x))
 
 
 def test_nothing_is_fused_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +170,12 @@ def test_nothing_is_fused_without_gradients(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [0]
 
 
+@pytest.mark.parametrize("technique", ["lora", "dora"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5", "gpt2", "qwen3", "gemma3"])
-def test_every_architecture_has_the_same_gradients(kind: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(kind, models, "lora", {"rank": 3, "dropout": 0.2})
+def test_every_architecture_has_the_same_gradients(
+    kind: str, technique: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(kind, models, technique, {"rank": 3, "dropout": 0.2})
     bench.attach()
     model = bench.loaded.model.double()
     for name, parameter in model.named_parameters():
