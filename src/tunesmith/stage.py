@@ -113,7 +113,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     ):
         rows, stand_in, spent = frozen_features(model, only)
     # Where nothing below the head runs, half precision has nothing to speed up.
-    dtype = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
+    dtype, why = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
         if options.fused_lora:
@@ -138,7 +138,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
     say(
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
-        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}."
+        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}."
     )
     before_fit()
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"

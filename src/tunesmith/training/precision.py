@@ -8,17 +8,17 @@ step (Micikevicius et al. 2018, section 3.1). Buffers keep their dtype: rotary f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tunesmith.errors import ConfigError
+from tunesmith.training import machine
 
 OWN = "own::"  # before the names of parameters that a strategy or an objective brings along
 SMALL = 10_000_000  # parameters below which a step is bound by overheads and half precision gains nothing
+WORTH = 1.1  # times as fast as fp32: what bf16 must be for its rounding
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,28 +39,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@lru_cache(maxsize=1)
-def cpu_flags() -> frozenset[str]:
-    """Feature flags of the processor (Linux; empty elsewhere)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+def pick_dtype(name: str, device: torch.device, parameters: int) -> tuple[torch.dtype, str]:
+    """What training computes in, and why in a few words (empty where it was asked for).
 
-
-def pick_dtype(name: str, device: torch.device, parameters: int) -> torch.dtype:
-    """What training computes in; `auto` is bf16 where the device has units for it and the model is not tiny."""
+    `auto` is bf16 where the device computes faster in it (on a processor: measured once) and the model is not tiny.
+    """
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name], ""
     if parameters < SMALL:
-        return torch.float32
+        return torch.float32, ""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and cpu_flags() & {"amx_bf16", "avx512_bf16"}:
-        return torch.bfloat16
-    return torch.float32
+        return (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32), ""
+    if device.type != "cpu":
+        return torch.float32, ""
+    gain = machine.half_precision_gain()
+    return (torch.bfloat16 if gain >= WORTH else torch.float32), f"bf16 is {gain:.1f} times as fast as fp32 here"
 
 
 class Masters:
