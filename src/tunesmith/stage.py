@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import config as configuration
-from tunesmith.console import say
+from tunesmith.console import say, warn
 from tunesmith.preparation import Model, Part
 from tunesmith.stream import Stage, file_name
 
@@ -124,6 +124,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
     masters = Masters(heads, dtype, own)
+    if options.gradient_checkpointing is None:
+        make_room(model, feed, learning)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
     steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
     if planned:
@@ -227,6 +229,7 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     from tunesmith import seeding
     from tunesmith.models.load import dropout_to
     from tunesmith.models.quantization import is_quantized
+    from tunesmith.training import memory
 
     config, technique, heads = model.config, model.technique, model.heads
     if config.training.dropout is not None and not model.attached:
@@ -245,15 +248,24 @@ def attach(model: Model, turn: Turn) -> list[Any]:
         model.attached = True
     wanted = config.training.gradient_checkpointing
     if wanted is None:
-        able = all(getattr(each.model, "supports_gradient_checkpointing", False) for each in heads.loaded.values())
-        wanted = able and is_quantized(heads.model)
+        wanted = is_quantized(heads.model) and memory.can_recompute(heads)
     if wanted:
-        for loaded in heads.loaded.values():
-            enable = getattr(
-                loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable
-            )
-            enable()
+        memory.recompute(heads)
     return [] if turn.strategy.trains_earlier_heads else heads.rest(part.head for part in turn.parts.values())
+
+
+def make_room(model: Model, feed: Any, learning: int) -> None:
+    """Recompute activations where they would not fit, and say so."""
+    from tunesmith.training import memory
+
+    missing = memory.shortage(feed, learning, model.device)
+    if not missing:
+        return
+    if memory.can_recompute(model.heads):
+        memory.recompute(model.heads)
+        say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
+    else:
+        warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
 
 
 def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:

@@ -1,0 +1,102 @@
+"""What a step needs is counted before it is taken, and activations are recomputed where they would not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tunesmith
+from tunesmith.testing import tiny_model
+from tunesmith.testing.rows import toy_rows
+from tunesmith.training import memory
+
+WORDS = [{"text": " ".join(["good" if i % 2 else "bad"] * n), "label": ("negative", "positive")[i % 2]} for i, n in enumerate((4, 9, 30, 60, 90, 110, 17, 50))]  # fmt: skip
+
+
+def go(place: Path, models: Path, kind: str = "llama", rows: Any = None, **settings: Any) -> tunesmith.RunResult:
+    given: dict[str, Any] = {"technique": "lora", "max_steps": 2, "batch_size": 4, "dtype": "float32", "doctor": False, "device": "cpu"}  # fmt: skip
+    return tunesmith.train(
+        str(tiny_model(kind, models / kind)),
+        train=rows or toy_rows(16),
+        eval=toy_rows(8),
+        output=place,
+        **given | settings,
+    )
+
+
+@pytest.mark.parametrize("technique", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2", "t5", "lstm"])
+def test_short_rows_tell_what_the_largest_batch_keeps(
+    kind: str, technique: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, int]] = []
+    real = memory.shortage
+
+    def look(feed: Any, *others: Any) -> str:
+        rows, _ = memory.largest(feed)
+        longest = np.argsort(-feed.lengths, kind="stable")[:rows]
+        one = feed._pass(np.repeat(longest[:1], rows), np.random.default_rng(0))  # a batch of the longest row
+        known = {p.untyped_storage().data_ptr() for p in (*feed.model.parameters(), *feed.model.buffers())}
+        feed.model.train()
+        counted = memory.saved_bytes(lambda: feed.task.loss(feed.task.forward(feed.model, one.batch), one.batch), known)
+        found.append((memory.activations(feed) or 0, counted))
+        return real(feed, *others)
+
+    monkeypatch.setattr(memory, "shortage", look)
+    go(tmp_path, models, kind, WORDS, technique=technique)
+    ((predicted, counted),) = found
+    assert counted > 10_000
+    assert predicted == pytest.approx(counted, rel=0.1)
+
+
+def test_where_they_do_not_fit_activations_are_recomputed(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = go(tmp_path / "kept", models)
+    assert "recomputed" not in capsys.readouterr().err
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    calls: list[int] = []
+    real = memory.recompute
+    monkeypatch.setattr(memory, "recompute", lambda heads: calls.append(1) or real(heads))
+    recomputed = go(tmp_path / "recomputed", models)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "activations of 4 rows" in printed
+    assert "recomputed in the backward pass" in printed
+    assert calls == [1]
+    assert recomputed.result["metrics"]["after"]["loss"] == pytest.approx(
+        kept.result["metrics"]["after"]["loss"], abs=1e-5
+    )
+    go(tmp_path / "refused", models, training={"gradient_checkpointing": False})
+    assert calls == [1]
+
+
+def test_a_model_that_cannot_recompute_is_warned_of(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(memory, "can_recompute", lambda heads: False)
+    go(tmp_path, models)
+    assert "a smaller training.micro_batch_size" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    whole = memory.available(cpu)
+    assert whole > 1 << 20
+    (tmp_path / "memory.current").write_text("400000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available(cpu) > 1 << 20
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory.available(cpu) == 600_000
+
+
+def test_the_trial_draws_nothing(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = go(tmp_path / "first", models)
+    monkeypatch.setattr(memory, "shortage", lambda *_: "")
+    second = go(tmp_path / "second", models)
+    assert first.result["metrics"]["after"] == second.result["metrics"]["after"]
