@@ -115,16 +115,16 @@ def test_it_keeps_away_from_an_output_layer_that_is_not_plain(what: str, models:
 def test_the_option_changes_the_way_and_not_what_is_learned(
     kind: str, task: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith.tasks import _language
+    from tunesmith.tasks import _base
 
     calls = [0]
-    real = _language.chunked_cross_entropy
+    real = _base.chunked_cross_entropy
 
     def counted(*args: Any) -> torch.Tensor:
         calls[0] += 1
         return real(*args)
 
-    monkeypatch.setattr(_language, "chunked_cross_entropy", counted)
+    monkeypatch.setattr(_base, "chunked_cross_entropy", counted)
     losses, used = [], []
     for chunked in (True, False):
         calls[0] = 0

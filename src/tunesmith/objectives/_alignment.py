@@ -9,7 +9,7 @@ text        the next token after the same text (`_vocabulary`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tunesmith.errors import UserError
 from tunesmith.objectives import _vocabulary as vocabulary
 from tunesmith.objectives._teacher import Opened, match_labels
 from tunesmith.tasks._base import IGNORED
+from tunesmith.tasks._chunked import logits_by_group
 
 Array = np.ndarray[Any, Any]
 Features = Sequence[Mapping[str, Any]]
@@ -97,10 +98,16 @@ class Same:
         """Whether every label is a decision of its own."""
         return getattr(self.task, "problem", "") == "multi-label"
 
-    def decide(self, features: Features, pad_id: int) -> list[torch.Tensor]:
-        """Logits of the decisions of each feature, [n, K]; of borders their log-probabilities, [T, 2]."""
+    def decide(self, features: Features, pad_id: int) -> Iterable[torch.Tensor]:
+        """Logits of the decisions of each feature, [n, K], over a vocabulary made for some features at a time; of borders their
+        log-probabilities, [T, 2].
+        """
         reader = self.task if type(self) is Same else self.opened.task
         batch = {n: t.to(self.ground.device) for n, t in reader.collate(features, pad_id).items()}
+        if self.ground.config.training.chunked_loss and self.task.aligned_by == "text":
+            before = self.opened.before_head(batch)
+            if before is not None:
+                return logits_by_group(before, (batch["labels"] != IGNORED).sum(1).tolist())
         logits = self.opened.task.distribution(self.opened.task.forward(self.opened.model, batch), batch)
         if self.borders:
             pairs = logits.unflatten(0, (len(features), 2)).transpose(1, 2)

@@ -39,6 +39,11 @@ class Choices:
     ids: torch.Tensor | None = None
     rest: torch.Tensor | None = None
 
+    def at(self, places: slice) -> Choices:
+        """Some of the decisions."""
+        ids = None if self.ids is None else self.ids[places]
+        return Choices(self.log_p[places], ids, None if self.rest is None else self.rest[places])
+
     def pair(self, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(teacher, student) log-probabilities over the same choices, the rest as the last of them.
 

@@ -4,7 +4,7 @@ is inside them (states, embeddings, attention maps), which is compared position 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,11 +59,25 @@ class Live:
             projections.to(ground.device)
             self.own.update(projections.names)
 
-    def run(self, each: Pass) -> torch.Tensor:
-        """The teacher's logits on a batch, in the order of the student's choices; its states and maps are in the recorder."""
-        task = self.opened.task
+    def run(self, each: Pass) -> Callable[[slice], torch.Tensor]:
+        """Let the teacher read a batch, which leaves its states and maps in the recorder.
+
+        Returns:
+            from places among the decisions to its logits there, in the order of the student's choices; where the student's logits over a
+            vocabulary are made a chunk at a time, so are these.
+        """
         with torch.no_grad():
-            logits = task.distribution(task.forward(self.opened.model, each.batch), each.batch).float()
+            before = self.opened.before_head(each.batch) if each.lean else None
+            if before is not None:
+                states, head = before.states, before.head
+                return lambda places: head(states[places]).float()
+            logits = self._all(each)
+        return lambda places: logits[places]
+
+    def _all(self, each: Pass) -> torch.Tensor:
+        """Its logits on a batch."""
+        task = self.opened.task
+        logits: torch.Tensor = task.distribution(task.forward(self.opened.model, each.batch), each.batch).float()
         if self.labels is not None:
             labels = self.labels.to(logits.device)
             if getattr(task, "problem", "") == "multi-label":
@@ -71,7 +85,7 @@ class Live:
             return logits[:, labels]
         return logits
 
-    def choices(self, each: Pass, logits: torch.Tensor, width: int) -> Choices:
+    def choices(self, logits: torch.Tensor, width: int) -> Choices:
         """What the teacher says, over as many choices as the student has (vocabularies may be padded to different sizes)."""
         logits = logits[:, :width]
         log_p = (logits / self.options.temperature).log_softmax(-1)

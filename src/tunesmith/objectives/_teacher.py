@@ -20,6 +20,8 @@ from tunesmith.errors import ModelError, UserError, unknown
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.load import hashed, load_model, load_tokenizer, locate, longest_input, pick_max_length
 from tunesmith.objectives._base import Ground
+from tunesmith.tasks._base import IGNORED, Batch
+from tunesmith.tasks._chunked import BeforeHead, nothing_behind
 
 INFO = "tunesmith.json"
 
@@ -33,6 +35,18 @@ class Opened:
     tokenizer: Any
     max_length: int
     backbone: Backbone
+    plain: bool | None = None
+    """Whether its logits are known to be what its output layer makes of its states; None: not tried yet."""
+
+    def before_head(self, batch: Batch) -> BeforeHead | None:
+        """What its output layer would read on a batch, so that nobody need hold all logits at once; None where they are more than that
+        layer's product (tried once, on a row of the batch).
+        """
+        if self.plain is None:
+            asked = (batch["labels"] != IGNORED).any(1).nonzero()[:1, 0]
+            if len(asked):
+                self.plain = nothing_behind(self.task, self.model, {n: t[asked] for n, t in batch.items()})
+        return self.task.before_head(self.model, batch) if self.plain else None
 
     @property
     def fingerprint(self) -> str:

@@ -15,24 +15,31 @@ nothing of (rows that a strategy replays) has the labels' loss alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.config import RunConfig
 from tunesmith.errors import UserError
 from tunesmith.models.load import Source
 from tunesmith.objectives import _student, _tables
-from tunesmith.objectives._base import Ground, Lesson, Objective, Pass
-from tunesmith.objectives._divergences import divergence, mixture
+from tunesmith.objectives._base import Ground, Lesson, Objective, Pass, labels_loss
+from tunesmith.objectives._divergences import Choices, divergence, mixture
 from tunesmith.objectives._gains import gains
 from tunesmith.objectives._taught import Taught
 from tunesmith.objectives._teacher import find, open_whole
+from tunesmith.tasks._chunked import chunked
+
+Said = Callable[[slice], torch.Tensor]
+"""From places among a batch's decisions to a teacher's logits there."""
+Aims = Callable[[slice, int], Choices]
+"""From places and the number of the student's choices to what all teachers say together."""
 
 
 class Options(BaseOptions):
@@ -152,24 +159,50 @@ class Distillation(Objective):
 
     def loss(self, each: Pass) -> torch.Tensor:
         """Labels, teachers' answers and teachers' insides, by their weights."""
-        o, task, batch = self.options, each.task, each.batch
-        outputs = task.forward(each.model, batch)
-        taught = self._of(each)
+        o, taught = self.options, self._of(each)
         if taught is None:
-            return task.loss(outputs, batch)
-        total: Any = 0.0
-        if o.alpha > 0 and each.labelled:
-            total = total + o.alpha * task.loss(outputs, batch)
-        if o.alpha < 1 or o.inside:
-            logits = [live.run(each) for live in taught.live]
-        if o.alpha < 1:
-            total = total + (1 - o.alpha) * self._answers(
-                taught, each, task.distribution(outputs, batch).float(), logits
-            )
+            return labels_loss(each)
+        total = self._by_chunks(taught, each) if each.lean else self._at_once(taught, each)
         for live, weight in zip(taught.live if o.inside else (), taught.weights, strict=False):
             total = total + weight * live.inside(each)
         assert isinstance(total, torch.Tensor)
         return total
+
+    def _at_once(self, taught: Taught, each: Pass) -> Any:
+        """What the student's logits cost, all of them there at a time."""
+        o, task, batch = self.options, each.task, each.batch
+        outputs, total = task.forward(each.model, batch), 0.0
+        if o.alpha > 0 and each.labelled:
+            total = total + o.alpha * task.loss(outputs, batch)
+        if o.alpha < 1 or o.inside:
+            said = [live.run(each) for live in taught.live]
+        if o.alpha < 1:
+            student = task.distribution(outputs, batch).float()
+            total = total + (1 - o.alpha) * self._answers(taught, each, student, said)
+        return total
+
+    def _by_chunks(self, taught: Taught, each: Pass) -> Any:
+        """The same of a language model, whose logits are made and let go a chunk at a time."""
+        o, before = self.options, each.task.before_head(each.model, each.batch)
+        assert before is not None
+        asks, compares = o.alpha > 0 and each.labelled, o.alpha < 1
+        said = [live.run(each) for live in taught.live] if compares or o.inside else []
+        if not (asks or compares):
+            return 0.0
+        if compares:
+            aims = self._aims(taught, each, said)
+            weights = self._weights(taught, each, len(before.labels))
+
+        def loss_of(logits: torch.Tensor, places: slice) -> torch.Tensor:
+            logits, total = logits.float(), torch.zeros((), device=logits.device)
+            if asks:
+                labels = cross_entropy(logits, before.labels[places], reduction="sum")
+                total = total + o.alpha * labels
+            if compares:
+                total = total + (1 - o.alpha) * (self._distances(aims, logits, places) * weights[places]).sum()
+            return total
+
+        return chunked(before.states, before.head, loss_of)
 
     def _of(self, each: Pass) -> Taught | None:
         """What is known of a pass's rows; None for rows that a strategy brings, and tasks that nobody teaches."""
@@ -177,20 +210,42 @@ class Distillation(Objective):
             return None
         return self.taught.get(each.part) if each.part else next(iter(self.taught.values()), None)
 
-    def _answers(self, taught: Taught, each: Pass, student: torch.Tensor, live: list[torch.Tensor]) -> torch.Tensor:
+    def _answers(self, taught: Taught, each: Pass, student: torch.Tensor, said: Sequence[Said]) -> torch.Tensor:
         """The distance of the student's answers from the teachers', summed over units."""
-        o, task, batch = self.options, each.task, each.batch
+        every = slice(None)
         if student.shape[-1] == 1:  # a number: the teachers' mean is what to say (Chen et al. 2017, section 3.3)
-            numbers = live or [_tables.gather(t, each.places, "value", student.device)[:, None] for t in taught.tables]
+            numbers = [say(every) for say in said]
+            numbers = numbers or [
+                _tables.gather(t, each.places, "value", student.device)[:, None] for t in taught.tables
+            ]
             aim = sum(w * number for w, number in zip(taught.weights, numbers, strict=True))
             return (student - aim).square().sum()
-        if live:
-            found = [one.choices(each, logits, student.shape[1]) for one, logits in zip(taught.live, live, strict=True)]
-        else:
-            found = [_tables.choices(t, each.places, task, batch, o.temperature) for t in taught.tables]
-        log_p, log_q = mixture(found, taught.weights).pair(student, o.temperature)
-        distances = divergence(o.divergence, log_p, log_q, o.temperature)
-        return (distances * _tables.shares(task, batch, len(distances)) * taught.known(each, len(distances))).sum()
+        distances = self._distances(self._aims(taught, each, said), student, every)
+        return (distances * self._weights(taught, each, len(distances))).sum()
+
+    def _aims(self, taught: Taught, each: Pass, said: Sequence[Said]) -> Aims:
+        """What all teachers say together, from places among the decisions and the number of the student's choices."""
+        heat = self.options.temperature
+        if not said:
+            tables = [_tables.choices(t, each.places, each.task, each.batch, heat) for t in taught.tables]
+            whole = mixture(tables, taught.weights)
+            return lambda places, width: whole.at(places)
+
+        def aims(places: slice, width: int) -> Choices:
+            several = [live.choices(say(places), width) for live, say in zip(taught.live, said, strict=True)]
+            return mixture(several, taught.weights)
+
+        return aims
+
+    def _distances(self, aims: Aims, student: torch.Tensor, places: slice) -> torch.Tensor:
+        """Of the student's logits at some places from what teachers say there, one a decision."""
+        o = self.options
+        log_p, log_q = aims(places, student.shape[1]).pair(student, o.temperature)
+        return divergence(o.divergence, log_p, log_q, o.temperature)
+
+    def _weights(self, taught: Taught, each: Pass, count: int) -> torch.Tensor:
+        """Of the decisions, [count]: the units that each is, 0 where a teacher has none there."""
+        return _tables.shares(each.task, each.batch, count) * taught.known(each, count)
 
     def notes(self) -> dict[str, Any]:
         """Teachers, rows, where their outputs came from and what they cover."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tunesmith.objectives._base import Objective, Pass
+from tunesmith.objectives._base import Objective, Pass, labels_loss
 
 
 class Supervised(Objective):
@@ -12,8 +12,4 @@ class Supervised(Objective):
 
     def loss(self, each: Pass) -> torch.Tensor:
         """One forward pass and the task's loss."""
-        if each.lean:
-            found = each.task.lean_loss(each.model, each.batch)
-            assert found is not None
-            return found
-        return each.task.loss(each.task.forward(each.model, each.batch), each.batch)
+        return labels_loss(each)

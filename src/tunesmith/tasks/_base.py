@@ -21,6 +21,7 @@ from tunesmith.config import Options
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError
 from tunesmith.metrics import higher_is_better
+from tunesmith.tasks._chunked import BeforeHead, chunked_cross_entropy
 
 Batch = dict[str, torch.Tensor]
 Features = Mapping[str, Any]
@@ -255,9 +256,16 @@ class Task(ABC):
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The supervised loss as a sum over the batch's units, in fp32."""
 
-    def lean_loss(self, model: Any, batch: Batch) -> torch.Tensor | None:
-        """`loss` of `forward` by a way that holds less; None where a task, or this model's head, knows none."""
+    def before_head(self, model: Any, batch: Batch) -> BeforeHead | None:
+        """What the output layer would read for `distribution` of `forward`, in place of its logits over a vocabulary; None where a task, or
+        this model's head, knows no such thing.
+        """
         return None
+
+    def lean_loss(self, model: Any, batch: Batch) -> torch.Tensor | None:
+        """`loss` of `forward` a chunk of logits at a time: the labels' cross-entropy; None without `before_head`."""
+        found = self.before_head(model, batch)
+        return None if found is None else chunked_cross_entropy(found.states, found.head, found.labels)
 
     @abstractmethod
     def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:

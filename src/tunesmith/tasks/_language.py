@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from tunesmith.tasks._base import IGNORED, Batch
-from tunesmith.tasks._chunked import chunked_cross_entropy, plain_head, states_at
+from tunesmith.tasks._chunked import BeforeHead, plain_head, states_at
 
 
 @contextmanager
@@ -45,14 +45,17 @@ def _inputs(model: Any, inputs: Batch, labels: torch.Tensor, writes: bool, decod
     return {**inputs, "use_cache": False} if writes else dict(inputs)
 
 
-def supervised_loss(model: Any, inputs: Batch, labels: torch.Tensor, *, writes: bool, decoder: bool) -> torch.Tensor:
-    """`token_loss` of `supervised_forward`, without logits of more than a chunk at a time; the output layer is a plain one."""
+def supervised_states(
+    model: Any, inputs: Batch, labels: torch.Tensor, *, writes: bool, decoder: bool
+) -> BeforeHead | None:
+    """What stands before the output layer in `supervised_forward`, which multiplies nothing; None where that layer is not a plain one."""
     head = plain_head(model)
-    assert head is not None
+    if head is None:
+        return None
     mask = labels != IGNORED
     with states_at(head, mask) as seen:
         model(**_inputs(model, inputs, labels, writes, decoder))
-    return chunked_cross_entropy(seen[-1], head, labels[mask])
+    return BeforeHead(seen[-1], head, labels[mask])
 
 
 def supervised_forward(model: Any, inputs: Batch, labels: torch.Tensor | None, *, writes: bool, decoder: bool) -> Any:

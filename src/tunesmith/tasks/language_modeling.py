@@ -22,14 +22,14 @@ from tunesmith.config import Options as BaseOptions
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, ModelError, called
 from tunesmith.tasks._base import IGNORED, Answer, Batch, Features, Metric, Task, attention_mask, pad
-from tunesmith.tasks._chunked import plain_head
+from tunesmith.tasks._chunked import BeforeHead
 from tunesmith.tasks._language import (
     TokenMetric,
     TokenScore,
     next_tokens,
     refuse_bidirectional,
     supervised_forward,
-    supervised_loss,
+    supervised_states,
     token_loss,
     token_scores,
 )
@@ -274,12 +274,10 @@ class LanguageModeling(Task):
         """Cross-entropy summed over predicted tokens."""
         return token_loss(outputs.logits, batch["labels"])
 
-    def lean_loss(self, model: Any, batch: Batch) -> torch.Tensor | None:
-        """The same, a chunk of positions at a time."""
-        if plain_head(model) is None:
-            return None
-        writes = self.objective == "causal"
-        return supervised_loss(model, self.model_inputs(batch), batch["labels"], writes=writes, decoder=False)
+    def before_head(self, model: Any, batch: Batch) -> BeforeHead | None:
+        """States at supervised positions."""
+        writes, decoder = self.objective == "causal", False
+        return supervised_states(model, self.model_inputs(batch), batch["labels"], writes=writes, decoder=decoder)
 
     def distribution(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Over the vocabulary, at every supervised token."""

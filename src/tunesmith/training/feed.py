@@ -34,8 +34,8 @@ class Pass:
     memory). Without `labelled` the targets in the batch are stand-ins, which no loss may read. `recorder` holds what an objective
     asked for beside logits, once the pass has run.
     `part` groups the passes of a step whose loss has one mean (a task, a memory), and `weight` is that mean's factor. `loss` stands
-    in for the objective, given this pass, where a strategy asks for something else; a sum over `units`. `lean`: the task's loss may be
-    taken by its leaner way.
+    in for the objective, given this pass, where a strategy asks for something else; a sum over `units`. `lean`: logits over a vocabulary
+    may be made a chunk at a time (`Task.before_head`).
     """
 
     task: Task

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from tunesmith.cache.ragged import RaggedRows
-from tunesmith.tasks._base import Batch, Features, Task
+from tunesmith.tasks._base import IGNORED, Batch, Features, Task
+from tunesmith.tasks._chunked import nothing_behind
 
 CLOSE = 1e-4  # of the loss: fp32 sums in another order; what is wrong is far above
 
@@ -31,21 +32,26 @@ def packing_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device:
 
 
 def lean_loss_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device: torch.device) -> bool:
-    """Whether the task's leaner way to its loss gives the same one.
+    """Whether logits may be made a chunk at a time from what the output layer reads (`Task.before_head`): they are the same, and so is the loss.
 
-    It does not where a model does something to the logits behind its output layer (a soft cap, a scale, a bias of its own).
+    They are not where a model does something to the logits behind its output layer (a soft cap, a scale, a bias of its own).
     """
-    if type(task).lean_loss is Task.lean_loss:
+    if type(task).before_head is Task.before_head:
         return False
     batch = _batch(task, _short(rows) or [rows[0]], pad_id, device)
-    return _same(model, lambda: task.lean_loss(model, batch), lambda: _loss(task, model, batch))
+    return _same(model, lambda: task.lean_loss(model, batch), lambda: _loss(task, model, batch)) and _tried(
+        model, lambda: nothing_behind(task, model, batch)
+    )
 
 
 def _short(rows: RaggedRows) -> list[Features]:
-    """The first 64 positions of the two shortest rows of at least three tokens."""
+    """The first 64 positions of the two shortest rows of at least three tokens; all of them where the first 64 have no label."""
     shortest = np.argsort(rows.lengths, kind="stable")
-    pair = [rows[int(i)] for i in shortest[rows.lengths[shortest] > 2][:2]]
+    pair: list[Features] = [rows[int(i)] for i in shortest[rows.lengths[shortest] > 2][:2]]
     cut = ("input_ids", "labels")
+    lists = [np.asarray(each["labels"]) for each in pair if "labels" in each]
+    if any(labels.ndim and bool((labels[:64] == IGNORED).all()) for labels in lists):
+        return pair
     return [{n: v[:64] if n in cut and np.ndim(v) else v for n, v in each.items()} for each in pair]
 
 
@@ -59,17 +65,27 @@ def _loss(task: Task, model: Any, batch: Batch) -> torch.Tensor:
 
 def _same(model: Any, *ways: Callable[[], torch.Tensor | None]) -> bool:
     """Whether all ways exist and give the same loss in evaluation mode."""
-    training, losses = model.training, []
+
+    def alike() -> bool:
+        losses: list[float] = []
+        for way in ways:
+            loss = way()
+            if loss is None:
+                return False
+            losses.append(float(loss))
+        return abs(losses[0] - losses[1]) <= CLOSE * max(1.0, abs(losses[0]))
+
+    return _tried(model, alike)
+
+
+def _tried(model: Any, holds: Callable[[], bool]) -> bool:
+    """Whether something holds in evaluation mode; what cannot be computed does not."""
+    training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for way in ways:
-                loss = way()
-                if loss is None:
-                    return False
-                losses.append(float(loss))
+            return holds()
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
     finally:
         model.train(training)
-    return abs(losses[0] - losses[1]) <= CLOSE * max(1.0, abs(losses[0]))
