@@ -133,7 +133,10 @@ class Taught:
         return {name: weight for live in self.live for name, weight in live.own.items()}
 
     def begin(self, session: Any) -> None:
-        """Training begins: live teachers take its dtype, and the rows that were made are shown in the run's folder."""
+        """Training begins: live teachers take its dtype, others make room, and the rows that were made are shown in the run's folder."""
+        if not self.live:
+            for teacher in self.teachers:
+                teacher.opened.clear()  # what they said is in the tables
         for live in self.live:
             live.to(session.masters.dtype)
         for kind, each in self.sets.items():
