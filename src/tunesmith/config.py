@@ -52,6 +52,10 @@ class TrainingOptions(Options):
     fused_lora: bool = Field(
         True, description="LoRA and DoRA in fewer passes over the activations than peft's own modules take"
     )
+    cache_frozen_layers: bool | None = Field(
+        None,
+        description="with a technique's `layers`: run the frozen lower layers once and keep their states (default: when that pays)",
+    )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations in the backward pass (default: of a quantised model that can)"
     )

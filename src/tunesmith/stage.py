@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import config as configuration
+from tunesmith import frozen
 from tunesmith.console import say, warn
 from tunesmith.preparation import Model, Part
 from tunesmith.stream import Stage, file_name
@@ -111,7 +112,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         and not only.task.redraws
         and not inside
     ):
-        rows, stand_in, spent = frozen_features(model, only)
+        rows, stand_in, spent = frozen.features_of(model, only, lesson_of(objective, only))
     # Where nothing below the head runs, half precision has nothing to speed up.
     dtype, why = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
     for loaded in heads.loaded.values():
@@ -123,7 +124,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     usual_epochs = config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
-    masters = Masters(heads, dtype, own)
+    masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
     if options.gradient_checkpointing is None:
         make_room(model, feed, learning)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
@@ -142,6 +143,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}."
     )
+    if stand_in is None and turn.alone:
+        stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps)
     before_fit()
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
@@ -343,40 +346,6 @@ def make_feed(
     shares = planned or stage.shares(counts)
     weights = {name: part.spec.weight for name, part in turn.parts.items()}
     return MixedFeed(feeds, shares, weights, sum(counts.values())), 0
-
-
-def frozen_features(model: Model, part: Part) -> tuple[Any, Any, float]:
-    """What the frozen backbone makes of the training rows, the stand-in that serves it, and the seconds it took once.
-
-    The seconds count as training time even when the features were cached by an earlier run: without them this
-    technique would seem to cost nothing.
-    """
-    from tunesmith.data.encode import tokenizer_fingerprint
-    from tunesmith.evaluation import cost
-    from tunesmith.training import features
-
-    source, loaded, task = model.source, model.heads[part.head], part.task
-    lesson = lesson_of(model.objective, part)
-    key = {
-        "rows": lesson.sha256,
-        "max_length": part.max_length,
-        "tokenizer": tokenizer_fingerprint(loaded.tokenizer),
-        "model": source.sha256 or source.path,
-        "technique": model.technique.options.model_dump(mode="json"),
-        "task": task.name,
-        "task_state": task.state_dict(),
-        "task_options": task.options.model_dump(mode="json"),
-        "bound": task.encoding_key(),
-        "task_code": task.code_version,
-        "model_config": loaded.model.config.to_json_string(),
-        "quantization": model.config.quantization,
-        "seed": model.config.seed if any(loaded.backbone.fresh) else None,
-        "versions": cost.versions(),
-    }
-    return features.compute(
-        loaded.backbone, task, lesson.features, key, model.config.eval_batch_size, model.device, model.pad_id,
-        model.technique.reader,
-    )  # fmt: skip
 
 
 def together(found: Mapping[str, Mapping[str, float]], parts: Mapping[str, Part]) -> dict[str, float]:

@@ -17,19 +17,23 @@ from tunesmith.testing.techniques import Bench
 
 # technique -> option -> (a base setting, another value)
 FLIPS: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
-    "full": {"layer_decay": ({}, 0.5)},
+    "full": {"layer_decay": ({}, 0.5), "layers": ({}, 1)},
     "bitfit": {"grow_biases": ({}, True)},
     "adapter": {
         "placement": ({}, "parallel"), "reduction": ({}, 4), "activation": ({}, "relu"), "scale": ({}, 3.0), "dropout": ({}, 0.5),
+        "layers": ({}, 1),
     },
     "lora": {
         "rank": ({}, 4), "alpha": ({}, 8), "dropout": ({}, 0.5), "targets": ({}, ["q"]), "rank_stabilized": ({}, True), "init": ({}, "gaussian"),
+        "layers": ({}, 1),
     },
     "dora": {
         "rank": ({}, 4), "alpha": ({}, 8), "dropout": ({}, 0.5), "targets": ({}, ["q"]), "rank_stabilized": ({}, True), "init": ({}, "gaussian"),
+        "layers": ({}, 1),
     },
     "qlora": {
         "rank": ({}, 4), "alpha": ({}, 8), "dropout": ({}, 0.5), "targets": ({}, ["q"]), "rank_stabilized": ({}, True), "init": ({}, "gaussian"),
+        "layers": ({}, 1),
     },
     "ia3": {"targets": ({}, ["v"])},
     "prompt-tuning": {"length": ({}, 7), "init": ({}, "random"), "text": ({"init": "text"}, "a good film")},

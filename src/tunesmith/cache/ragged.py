@@ -9,6 +9,7 @@ A column whose rows all have one value (a label, a score) is stored without offs
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,49 @@ class RaggedWriter:
             stream.close()
             if self.kinds[name][2]:
                 np.save(self.folder / f"{name}.offsets.npy", np.asarray(self.offsets[name], np.int64))
-        description = {
-            "columns": {n: {"dtype": d, "shape": list(s), "ragged": r} for n, (d, s, r) in self.kinds.items()},
-            "meta": dict(meta or {}),
-        }
-        (self.folder / "rows.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+        _describe(self.folder, self.kinds, meta)
+
+
+class RaggedTable:
+    """One column whose rows' lengths are known beforehand: `table[i] = row` in any order, then `close`.
+
+    Args:
+        folder: where it is written.
+        name: of the column.
+        lengths: positions of each row, [rows].
+        shape: of a position.
+        dtype: of what is stored.
+    """
+
+    def __init__(self, folder: Path, name: str, lengths: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.folder, self.name, self.shape, self.dtype = folder, name, tuple(shape), np.dtype(dtype)
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.stream = (folder / f"{name}.bin").open(
+            "wb"
+        )  # a full disk is an error here, where a memory map would crash
+
+    def __setitem__(self, index: int, row: Array) -> None:
+        start, end = self.offsets[index : index + 2].tolist()
+        if row.shape != (end - start, *self.shape):
+            raise ValueError(f"row {index} has shape {row.shape}, not {(end - start, *self.shape)}")
+        self.stream.seek(start * math.prod(self.shape) * self.dtype.itemsize)
+        self.stream.write(np.ascontiguousarray(row, self.dtype).tobytes())
+
+    def close(self, meta: Mapping[str, Any] | None = None) -> None:
+        """Write the offsets and the description."""
+        self.stream.close()
+        np.save(self.folder / f"{self.name}.offsets.npy", self.offsets)
+        _describe(self.folder, {self.name: (self.dtype.str, self.shape, True)}, meta)
+
+
+def _describe(
+    folder: Path, kinds: Mapping[str, tuple[str, tuple[int, ...], bool]], meta: Mapping[str, Any] | None
+) -> None:
+    description = {
+        "columns": {n: {"dtype": d, "shape": list(s), "ragged": r} for n, (d, s, r) in kinds.items()},
+        "meta": dict(meta or {}),
+    }
+    (folder / "rows.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
 
 
 def open_rows(folder: Path) -> RaggedRows:

@@ -50,6 +50,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def has(kind: str, key: str) -> bool:
+    """Whether an entry is there."""
+    return (cache_root() / kind / key).is_dir()
+
+
 def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder of an entry; `make(temporary_folder)` fills it if it is not there yet.
 

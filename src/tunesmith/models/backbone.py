@@ -39,6 +39,7 @@ ROLES: tuple[tuple[Role, str], ...] = (
 ROLE_PATTERNS = tuple((role, re.compile(rf"(?:^|.*\.){pattern}$")) for role, pattern in ROLES)
 # Modules of the backbone that are not part of a repeated block and are never adapted by default.
 BASE_PARTS = frozenset({"shared", "encoder", "decoder"})
+EMBEDS = re.compile(r"(^|\.)\w*embed\w*(\.|$)")
 OUTSIDE_BLOCKS = re.compile(r"(^|\.)(embeddings?|pooler|lm_head|shared|wte|wpe|embed_tokens|project_(in|out))(\.|$)")
 
 
@@ -195,7 +196,9 @@ class Backbone:
         for index, (prefix, _) in enumerate(layers, 1):
             if name == prefix or name.startswith(f"{prefix}."):
                 return index
-        return 0 if not self.in_head(name) and OUTSIDE_BLOCKS.search(name) and "pooler" not in name else len(layers) + 1
+        inner = name.removeprefix(f"{self.base_name}.")
+        early = (OUTSIDE_BLOCKS.search(inner) or EMBEDS.search(inner)) and "pooler" not in name
+        return 0 if not self.in_head(name) and early else len(layers) + 1
 
     def _is_fresh(self, name: str) -> bool:
         own = {

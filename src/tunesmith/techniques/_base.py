@@ -22,6 +22,7 @@ from tunesmith import registry
 from tunesmith.config import Options
 from tunesmith.errors import ArtifactError
 from tunesmith.models.backbone import BASE_PARTS, Backbone
+from tunesmith.techniques._layers import LayerOptions, below, last_layers
 
 STATE_FILE = "trained.safetensors"
 
@@ -53,6 +54,11 @@ class Technique(ABC):
         """The registry name."""
         stem = type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
         return f"{stem}:{self.variant}" if self.variant else stem
+
+    @property
+    def layers(self) -> int | None:
+        """How many of the last layers it acts on, where that is an option and set; None: all."""
+        return self.options.layers if isinstance(self.options, LayerOptions) else None
 
     def load_options(self) -> dict[str, Any]:
         """What must be known before the model is loaded (`{"quantization": "nf4"}`)."""
@@ -86,8 +92,11 @@ class Technique(ABC):
         return [{"names": names, "lr": learning_rate}]
 
     def set_training(self, backbone: Backbone) -> None:
-        """Put modules into training mode; overridden where the backbone must stay in evaluation mode."""
+        """Put modules into training mode, those below the layers that it acts on into evaluation mode: they do not learn."""
         backbone.model.train()
+        if self.layers is not None:
+            for module in below(backbone, last_layers(backbone, self.layers, self.name)[0][0]):
+                module.eval()
 
     @abstractmethod
     def closed_form_count(self, backbone: Backbone) -> int:

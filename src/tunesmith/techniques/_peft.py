@@ -22,6 +22,7 @@ from tunesmith.errors import ArtifactError, TechniqueError
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.quantization import is_quantized
 from tunesmith.techniques._base import Technique, inside, load_tensors
+from tunesmith.techniques._layers import within
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
@@ -47,13 +48,15 @@ def task_type(model: Any) -> str | None:
     return next((kind for ending, kind in TASK_TYPES if name.endswith(ending)), None)
 
 
-def find_targets(backbone: Backbone, words: list[str]) -> dict[str, torch.nn.Module]:
-    """Linear modules of the backbone chosen by role words or by (the end of) their names.
+def find_targets(
+    backbone: Backbone, words: list[str], layers: list[tuple[str, torch.nn.Module]] | None = None
+) -> dict[str, torch.nn.Module]:
+    """Linear modules of the backbone chosen by role words or by (the end of) their names, in some of its layers (default: all).
 
     Raises:
         TechniqueError: a word matches nothing.
     """
-    everything = backbone.linears()
+    everything = {n: m for n, m in backbone.linears().items() if layers is None or within(n, layers)}
     chosen: dict[str, torch.nn.Module] = {}
     for word in words:
         if word in ROLE_WORDS:
@@ -68,9 +71,11 @@ def find_targets(backbone: Backbone, words: list[str]) -> dict[str, torch.nn.Mod
         else:
             found = {n: m for n, m in everything.items() if n == word or n.endswith(f".{word}")}
         if not found:
+            few = "" if layers is None or len(layers) == len(backbone.layers) else f" in the last {len(layers)} layer"
+            few += "s" if few and len(layers or ()) > 1 else ""
             names = sorted({n.rsplit(".", 1)[-1] for n in everything})
             raise TechniqueError(
-                f"targets: `{word}` matches no linear module of {type(backbone.model).__name__}; use a role "
+                f"targets: `{word}` matches no linear module of {type(backbone.model).__name__}{few}; use a role "
                 f"({', '.join(ROLE_WORDS)}) or a module name ({', '.join(names)})."
             )
         chosen.update(found)

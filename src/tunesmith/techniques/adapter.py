@@ -11,7 +11,8 @@ W_up starts at zero, so the model starts as it was. Placements:
 - `pfeiffer`: after the feed-forward output only (Pfeiffer et al. 2021, section 3.2.1, the placement their search found);
 - `parallel`: beside the feed-forward network, reading its input, scaled by `scale` (He et al. 2022, section 3.3).
 
-A recurrent layer is one sublayer without a feed-forward network: the adapter follows the layer, or stands beside it.
+A recurrent layer is one sublayer without a feed-forward network: the adapter follows the layer, or stands beside it. `layers` keeps
+to the last N layers.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tunesmith.config import Options as BaseOptions
 from tunesmith.errors import TechniqueError
 from tunesmith.models.backbone import Backbone, dimensions, role_of
 from tunesmith.techniques._base import Technique
+from tunesmith.techniques._layers import LayerOptions, last_layers, within
 
 CHILD = "tunesmith_adapter"  # name of the added module inside the linear module it follows
 
 
-class Options(BaseOptions):
+class Options(LayerOptions):
     """Options of bottleneck adapters."""
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
@@ -82,17 +83,20 @@ class Adapter(Technique):
 
     def _sites(self, backbone: Backbone) -> list[tuple[nn.Module, int]]:
         """Modules that an adapter follows, with the width of their output."""
+        layers = last_layers(backbone, self.layers, self.name)
         if backbone.recurrent:
-            return [(layer, backbone.hidden_size) for layer in backbone.layers]
+            return [(layer, backbone.hidden_size) for _, layer in layers]
         roles = ("o", "down") if self.options.placement == "houlsby" else ("down",)
-        return [(module, dimensions(module)[1]) for module in backbone.linears(*roles).values()]
+        chosen = [module for name, module in backbone.linears(*roles).items() if within(name, layers)]
+        return [(module, dimensions(module)[1]) for module in chosen]
 
     def _pairs(self, backbone: Backbone) -> list[tuple[nn.Module, nn.Module, int]]:
         """(module that reads the feed-forward input, module that writes its output, width) of every block."""
+        layers = last_layers(backbone, self.layers, self.name)
         if backbone.recurrent:
-            return [(layer, layer, backbone.hidden_size) for layer in backbone.layers]
+            return [(layer, layer, backbone.hidden_size) for _, layer in layers]
         pairs = []
-        for prefix, layer in backbone.named_layers():
+        for prefix, layer in layers:
             named = [(role_of(f"{prefix}.{n}"), m) for n, m in layer.named_modules()]
             first = next((m for role, m in named if role == "up"), None)
             last = next((m for role, m in named if role == "down"), None)

@@ -10,7 +10,6 @@ stayed there (accuracy 0.50), with 2e-4 it did not.
 from __future__ import annotations
 
 from tunesmith.models.backbone import Backbone, dimensions
-from tunesmith.techniques._peft import find_targets
 from tunesmith.techniques.lora import LoRA
 
 
@@ -22,5 +21,5 @@ class DoRA(LoRA):
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """LoRA's count plus one magnitude per output."""
-        shapes = [dimensions(module) for module in find_targets(backbone, self.options.targets).values()]
+        shapes = [dimensions(module) for module in self.targets(backbone).values()]
         return super().closed_form_count(backbone) + sum(m for _, m in shapes)

@@ -5,7 +5,7 @@
 
 B starts at zero, so the model starts as it was. `rank_stabilized` scales by alpha / sqrt(r) instead, which keeps
 the size of the change independent of the rank (Kalajdzievski 2023). All linear modules are adapted by default
-(Dettmers et al. 2023, section 4: needed to match full fine-tuning).
+(Dettmers et al. 2023, section 4: needed to match full fine-tuning); `layers` keeps to those of the last N layers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field
+from torch import nn
 
-from tunesmith.config import Options as BaseOptions
 from tunesmith.models.backbone import Backbone, dimensions
+from tunesmith.techniques._layers import LayerOptions, last_layers
 from tunesmith.techniques._peft import PeftTechnique, find_targets
 
 
-class Options(BaseOptions):
+class Options(LayerOptions):
     """Options of LoRA."""
 
     rank: int = Field(16, ge=1, description="r, the inner width")
@@ -43,12 +44,16 @@ class LoRA(PeftTechnique):
     default_learning_rate = 5e-4
     use_dora = False
 
+    def targets(self, backbone: Backbone) -> dict[str, nn.Module]:
+        """The matrices that are adapted, by name."""
+        return find_targets(backbone, self.options.targets, last_layers(backbone, self.layers, self.name))
+
     def peft_config(self, backbone: Backbone) -> Any:
         """Peft's LoraConfig with the backbone's full module names."""
         from peft import LoraConfig
 
         chosen = self.options
-        targets = find_targets(backbone, chosen.targets)
+        targets = self.targets(backbone)
         return LoraConfig(
             r=chosen.rank,
             lora_alpha=chosen.alpha,
@@ -62,5 +67,5 @@ class LoRA(PeftTechnique):
 
     def closed_form_count(self, backbone: Backbone) -> int:
         """Sum of r (m + n) over the adapted matrices."""
-        shapes = [dimensions(module) for module in find_targets(backbone, self.options.targets).values()]
+        shapes = [dimensions(module) for module in self.targets(backbone).values()]
         return sum(self.options.rank * (n + m) for n, m in shapes)

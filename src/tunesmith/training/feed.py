@@ -19,6 +19,7 @@ from tunesmith.models.recorder import Recorder
 from tunesmith.seeding import derive
 from tunesmith.tasks._base import Batch, Task
 from tunesmith.training.features import StandIn, stack
+from tunesmith.training.lower_layers import LowerLayers
 
 # What a forward and backward pass costs beside its positions, in positions: launching operations on a CPU, filling the
 # device on a GPU.
@@ -44,7 +45,7 @@ class Pass:
     units: float
     tokens: int
     rows: np.ndarray[Any, Any]
-    stand_in: StandIn | None = None
+    stand_in: StandIn | LowerLayers | None = None
     states: torch.Tensor | None = None
     places: np.ndarray[Any, Any] | None = None
     labelled: bool = True
@@ -60,7 +61,7 @@ class Pass:
         return int(self.batch["input_ids"].shape[1]) if "input_ids" in self.batch else 0
 
     def arm(self) -> None:
-        """Hand the stored states to the stand-in, where the base does not run."""
+        """Hand the stored states to the stand-in, where the base, or its lower layers, do not run."""
         if self.stand_in is not None:
             self.stand_in.states = self.states
 
@@ -98,6 +99,8 @@ class Feed:
         self.order = BatchOrder(self.lengths, batch_size, seed, buckets)
         self.micro = micro_batch_size or batch_size
         self.seed, self.device, self.pad_id, self.stand_in = seed, device, pad_id, stand_in
+        self.lower: LowerLayers | None = None
+        """What serves the states of frozen lower layers, if it was given."""
 
     def _pack(self, capacity: int) -> list[np.ndarray[Any, Any]]:
         """Sequences of features; labelled rows share none with the others."""
@@ -153,11 +156,14 @@ class Feed:
             features = [self.task.pack(part) for part in parts]
         batch = self.task.collate(features, self.pad_id, rng)
         units = self.task.units(batch)
-        batch = {name: self._moved(tensor) for name, tensor in batch.items()}
         states = stack(features, self.device) if self.stand_in is not None else None
+        if self.lower is not None:
+            groups = [np.asarray([i]) for i in indices] if self.bins is None else [self.bins[int(i)] for i in indices]
+            states = self._moved(self.lower.batch(groups, batch))
+        batch = {name: self._moved(tensor) for name, tensor in batch.items()}
         tokens = int(self.lengths[indices].sum())
         return Pass(
-            self.task, self.model, batch, units, tokens, owners, self.stand_in, states, places, self._has_labels(int(indices[0])),
+            self.task, self.model, batch, units, tokens, owners, self.lower or self.stand_in, states, places, self._has_labels(int(indices[0])),
             self.recorder, lean=self.lean,
         )  # fmt: skip
 

@@ -61,22 +61,40 @@ class Masters:
 
     In fp32 they are the parameters themselves. In half precision they are copies with gradient buffers of their own,
     which are allocated once: fresh large blocks every step cost page faults.
+
+    Args:
+        model: whose parameters learn.
+        dtype: what it computes in.
+        own: parameters that a strategy or an objective brings along.
+        keep_frozen: keep the exact values of what does not learn too, because all of the model is saved.
     """
 
     def __init__(
-        self, model: Any, dtype: torch.dtype, own: Mapping[str, torch.nn.Parameter] = MappingProxyType({})
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        own: Mapping[str, torch.nn.Parameter] = MappingProxyType({}),
+        *,
+        keep_frozen: bool = False,
     ) -> None:
         self.model = model
         self.dtype = dtype
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.parameters |= {f"{OWN}{n}": p for n, p in own.items() if p.requires_grad}
         self.split = dtype != torch.float32
+        self.exact: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         if self.split:
             self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
             self.buffers = {n: torch.zeros_like(t) for n, t in self.tensors.items()}
             for parameter in (*model.parameters(), *own.values()):
                 if parameter.is_floating_point():
-                    parameter.data = parameter.data.to(dtype)
+                    exact, parameter.data = parameter.data, parameter.data.to(dtype)
+                    if (
+                        keep_frozen
+                        and not parameter.requires_grad
+                        and not torch.equal(exact, parameter.data.to(exact.dtype))
+                    ):
+                        self.exact.append((parameter, exact))
             for module in model.modules():
                 if (
                     type(module).__name__ == "BufferDict"
@@ -150,3 +168,5 @@ class Masters:
         """Put the exact values into the model's own parameters, in fp32."""
         for name, parameter in self.parameters.items():
             parameter.data = self.tensors[name].data
+        for parameter, exact in self.exact:
+            parameter.data = exact

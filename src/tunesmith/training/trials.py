@@ -9,10 +9,16 @@ import numpy as np
 import torch
 
 from tunesmith.cache.ragged import RaggedRows
+from tunesmith.models.backbone import Backbone
 from tunesmith.tasks._base import IGNORED, Batch, Features, Task
 from tunesmith.tasks._chunked import nothing_behind
+from tunesmith.techniques._base import Technique
+from tunesmith.training.attention import attention_kernel
+from tunesmith.training.lower_layers import LowerLayers, cut, place
 
 CLOSE = 1e-4  # of the loss: fp32 sums in another order; what is wrong is far above
+CLOSE_IN_HALF = 1e-2  # of a gradient in bf16, whose sums some GPU kernels take in an order of their own
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
 def packing_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, device: torch.device) -> bool:
@@ -42,6 +48,53 @@ def lean_loss_works(task: Task, model: Any, rows: RaggedRows, pad_id: int, devic
     return _same(model, lambda: task.lean_loss(model, batch), lambda: _loss(task, model, batch)) and _tried(
         model, lambda: nothing_behind(task, model, batch)
     )
+
+
+def stored_states_work(
+    task: Task, technique: Technique, backbone: Backbone, rows: RaggedRows, pad_id: int, lower: LowerLayers
+) -> bool:
+    """Whether a training step, dropout and all, gives the same loss and gradient from stored states as from the rows.
+
+    It does not where a lower layer hands more on than its states (T5's relative positions), where something below the boundary learns, or
+    where it draws dropout outside of any module of its own (BART).
+    """
+    order = np.argsort(rows.lengths, kind="stable")
+    longer = order[rows.lengths[order] > rows.lengths[order[0]]]  # so that one of the rows is padded, if any row can be
+    pair: list[Features] = [rows[int(i)] for i in (order[0], *longer[:1])]
+    batch, model = _batch(task, pair, pad_id, lower.device), backbone.model
+
+    def step() -> tuple[float, dict[str, torch.Tensor]]:
+        torch.manual_seed(0)  # the same dropout
+        with attention_kernel(lower.device, lower.dtype, batch["input_ids"].shape[1]):
+            loss = _loss(task, model, batch)
+            loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+        return float(loss.detach()), gradients
+
+    training = model.training
+    devices = [lower.device] if lower.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            model.eval()
+            lengths = [len(each["input_ids"]) for each in pair]
+            pieces = cut(lower.look(task, batch), batch, lengths)
+            technique.set_training(backbone)
+            loss, gradients = step()
+            lower.install()
+            lower.states = place([[piece] for piece in pieces], batch).to(lower.device)
+            other, others = step()
+    except FAILURES:
+        return False
+    finally:
+        lower.remove()
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+    if gradients.keys() != others.keys() or abs(loss - other) > CLOSE * max(1.0, abs(loss)):
+        return False
+    bound = CLOSE if lower.dtype == torch.float32 else CLOSE_IN_HALF
+    apart = torch.stack([(gradients[n].float() - others[n].float()).norm() for n in gradients]).norm()
+    return bool(apart <= bound * torch.stack([g.float().norm() for g in gradients.values()]).norm())
 
 
 def _short(rows: RaggedRows) -> list[Features]:
@@ -85,7 +138,7 @@ def _tried(model: Any, holds: Callable[[], bool]) -> bool:
     try:
         with torch.no_grad():
             return holds()
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except FAILURES:
         return False
     finally:
         model.train(training)
