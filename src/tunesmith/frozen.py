@@ -43,11 +43,11 @@ def key_of(model: Model, part: Part, sha256: str) -> dict[str, Any]:
     }
 
 
-def features_of(model: Model, part: Part, lesson: Lesson) -> tuple[Any, Any, float]:
+def features_of(model: Model, part: Part, lesson: Lesson, dtype: Any) -> tuple[Any, Any, float]:
     """What the frozen backbone makes of the training rows, the stand-in that serves it, and the seconds it took once.
 
     The seconds count as training time even when the features were cached by an earlier run: without them this
-    technique would seem to cost nothing.
+    technique would seem to cost nothing. The backbone runs in `dtype`.
     """
     from tunesmith.training import features
 
@@ -59,7 +59,7 @@ def features_of(model: Model, part: Part, lesson: Lesson) -> tuple[Any, Any, flo
     }
     return features.compute(
         loaded.backbone, part.task, lesson.features, key, model.config.eval_batch_size, model.device, model.pad_id,
-        model.technique.reader,
+        model.technique.reader, dtype,
     )  # fmt: skip
 
 

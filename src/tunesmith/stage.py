@@ -105,6 +105,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     rows, stand_in, spent = None, None, 0.0
     only = next(iter(turn.parts.values()))
     inside = objective.required_outputs()
+    dtype, why = pick_dtype(config.dtype, model.device, total)
     if (
         turn.alone
         and technique.cache_boundary == "base"
@@ -112,9 +113,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         and not only.task.redraws
         and not inside
     ):
-        rows, stand_in, spent = frozen.features_of(model, only, lesson_of(objective, only))
-    # Where nothing below the head runs, half precision has nothing to speed up.
-    dtype, why = pick_dtype("float32" if stand_in else config.dtype, model.device, total)
+        rows, stand_in, spent = frozen.features_of(model, only, lesson_of(objective, only), dtype)
+        dtype, why = pick_dtype(
+            "float32", model.device, total
+        )  # where nothing below the head runs, half precision has nothing to speed up
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
         if options.fused_lora:

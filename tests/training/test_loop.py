@@ -13,7 +13,7 @@ import tunesmith
 from tunesmith import run as runs
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
-from tunesmith.training import checkpoint, dropout, loop, readings
+from tunesmith.training import checkpoint, dropout, features, loop, readings
 from tunesmith.training.log import read
 
 
@@ -257,6 +257,21 @@ def test_cached_features_give_what_running_the_backbone_gives(
         for c in (True, False)
     )
     assert furthest(cached, run) < 1e-5
+
+
+def test_features_are_made_in_the_dtype_of_training(tmp_path: Path, models: Path) -> None:
+    half, full = (go(tmp_path, models, d, technique="feature-based", dtype=d) for d in ("bfloat16", "float32"))
+    assert 0.0 < furthest(half, full) < 1e-3
+    assert half.result["training"]["dtype"] == "float32"  # of the head, which is all that is stepped
+
+
+def test_a_model_is_afterwards_what_it_was() -> None:
+    model = torch.nn.Linear(3, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ZeroDivisionError), features.computing_in(model, torch.bfloat16):
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+        raise ZeroDivisionError
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
 def test_layer_decay_moves_low_layers_less(tmp_path: Path, models: Path) -> None:

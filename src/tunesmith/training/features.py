@@ -10,7 +10,8 @@ all positions of the last layer are stored. BERT's pooler is computed again, bec
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from tunesmith.console import progress
 from tunesmith.data.batching import by_length
 from tunesmith.models.backbone import Backbone
 from tunesmith.tasks._base import Task
+from tunesmith.training.attention import attention_kernel
 
-CODE = 3  # part of the key: raise it when what is stored changes
+CODE = 4  # part of the key: raise it when what is stored changes
 
 
 class StandIn:
@@ -65,6 +67,19 @@ class StandIn:
         return self.output_class(**values)
 
 
+@contextmanager
+def computing_in(model: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, a model's parameters are copies in another dtype; buffers stay (rotary frequencies in bf16 would be wrong)."""
+    own = [(parameter, parameter.data) for parameter in model.parameters() if parameter.is_floating_point()]
+    try:
+        for parameter, data in own:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
+
+
 def compute(
     backbone: Backbone,
     task: Task,
@@ -74,8 +89,12 @@ def compute(
     device: torch.device,
     pad_id: int,
     reader: Any,
+    dtype: torch.dtype,
 ) -> tuple[RaggedRows, StandIn, float]:
-    """States of every row (from the cache if they are there), the stand-in that serves them, and the seconds they took."""
+    """States of every row (from the cache if they are there), the stand-in that serves them, and the seconds they took.
+
+    The backbone computes them in `dtype` and is afterwards what it was; they are stored in fp32.
+    """
     seen: dict[str, Any] = {}
 
     def record(module: Any, args: Any, output: Any) -> None:
@@ -85,7 +104,7 @@ def compute(
         batch = task.collate([rows[int(i)] for i in indices], pad_id)
         handle = backbone.base.register_forward_hook(record)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), attention_kernel(device, dtype, batch["input_ids"].shape[1]):
                 task.forward(backbone.model, {n: t.to(device) for n, t in batch.items()})
         finally:
             handle.remove()
@@ -99,7 +118,7 @@ def compute(
     def make(folder: Path) -> None:
         started = time.perf_counter()
         kept: list[np.ndarray[Any, Any] | None] = [None] * len(rows)
-        with progress() as bar:
+        with progress() as bar, computing_in(backbone.model, dtype):
             bar_task = bar.add_task("features of the frozen backbone", total=len(rows))
             for indices in by_length(rows.lengths, batch_size):
                 states = run(indices)[1].float().cpu().numpy()
@@ -112,7 +131,7 @@ def compute(
             writer.append({"states": row})
         writer.close({"seconds": time.perf_counter() - started})
 
-    folder = store.folder("features", store.key_of(code=CODE, **key), make)
+    folder = store.folder("features", store.key_of(code=CODE, dtype=str(dtype), **key), make)
     states = open_rows(folder)
     columns: dict[str, RaggedColumn] = {**rows.columns, **states.columns}
     return RaggedRows(columns, rows.meta), stand_in, float(states.meta["seconds"])
