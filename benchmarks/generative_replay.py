@@ -5,11 +5,12 @@
 
 1. is a review positive or negative (movie-reviews)     2. what does a Vietnamese sentence ask a home to do (home-intents-vi)
 
-Five ways to learn them, the same stages, rows and steps, and (for the middle two) the same number of made-up rows in the same steps:
+Six ways to learn them, the same stages, rows and steps, and (for the middle four) the same number of made-up rows in the same steps:
 
     none                the second task alone in the second stage
     generated           rows of the first task that the model itself writes before the second stage
-    random              as many rows of tokens drawn blindly, with the same form
+    random              as many rows of tokens drawn blindly, with the same form (the first ones are to be repeated)
+    passages            as many passages of speeches, with the same form (the next words are to be written)
     experience-replay   as many true rows of the first task
     joint               both at once
 
@@ -38,6 +39,7 @@ WAYS: dict[str, tuple[str, list[str]]] = {
     "none": ("none", []),
     "generated": ("generative-replay", []),
     "random": ("generative-replay", ["generative-replay.texts=random"]),
+    "passages": ("generative-replay", ["generative-replay.texts=SPEECHES"]),
     "experience-replay": ("experience-replay", []),
     "joint": ("joint", []),
 }
@@ -69,6 +71,16 @@ def write_rows(folder: Path, train: int, held_out: int) -> dict[str, dict[str, s
     return places
 
 
+def write_speeches(folder: Path) -> Path:
+    """Addresses of presidents as plain text."""
+    from tunesmith import assets
+
+    path = folder / "speeches.txt"
+    lines = assets.fetch("sotu").read_text(encoding="utf-8").splitlines()
+    path.write_text("\n\n".join(json.loads(line)["text"] for line in lines[:20] if line), encoding="utf-8")
+    return path
+
+
 def run(
     way: str, seed: int, folder: Path, places: dict[str, dict[str, str]], args: argparse.Namespace
 ) -> dict[str, Any]:
@@ -89,6 +101,7 @@ def run(
         if args.rate:
             command += ["--learning-rate", str(args.rate)]
         if strategy == "generative-replay":
+            settings = [each.replace("SPEECHES", str(write_speeches(folder))) for each in settings]
             settings = [*settings, f"generative-replay.ratio={args.ratio}", "generative-replay.max_tokens=96"]
         if strategy == "experience-replay":
             settings = [f"experience-replay.size={replay}"]
@@ -105,7 +118,7 @@ def run(
         "steps": result["training"]["steps"], "train_seconds": result["cost"]["train_seconds"],
         "rows_made": len(made), "rows_kept": sum(row["kept"] for row in made),
         "dropped": dict(Counter(row["why"] for row in made if not row["kept"]).most_common(5)),
-        "well_formed": sum(row["kept"] and row.get("target", "").strip() in ("positive", "negative") for row in made),
+        "well_formed": sum(row["kept"] and row.get("target", "").split("<|")[0].strip() in ("positive", "negative") for row in made),
         "versions": result["provenance"]["versions"], "hardware": result["provenance"]["hardware"],
     }  # fmt: skip
 

@@ -94,6 +94,27 @@ def test_a_decoder_makes_its_own_rows_up(tmp_path: Path, models: Path) -> None:
     assert control.result["stream"]["matrix"][1] != found.result["stream"]["matrix"][1]
 
 
+def test_the_controls_know_nothing_of_the_task(models: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama", models / "llama"))
+    text = tmp_path / "speeches.txt"
+    text.write_text("the film was good and the plot was bad and nobody saw it twice " * 20, encoding="utf-8")
+    ids = tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
+    for texts in ("random", str(text)):
+        control = GenerativeReplay(GenerativeReplay.Options(texts=texts, max_tokens=16))
+        rows = control._control(tokenizer, 5, [7], [8, 9])
+        assert {len(row) for row in rows} == {8 + 2 + 8 + 1}
+        for row in rows:
+            prompt, border, answer, stop = row[:8], row[8:10], row[10:18], row[18]
+            assert (border, stop) == ([8, 9], 7)
+            if texts == "random":
+                assert answer == prompt
+            else:
+                assert any(ids[i : i + 16] == [*prompt, *answer] for i in range(len(ids)))
+    assert len({tuple(row) for row in rows}) > 1
+    with pytest.raises(ValueError, match="neither generated nor random nor a text file"):
+        GenerativeReplay.Options(texts="nonsense")
+
+
 def test_a_stop_inside_the_prompt_does_not_end_a_row(models: Path) -> None:
     """Chat templates end every turn with the token that ends an answer, and models name it in their own generation settings."""
     from transformers import AutoModelForCausalLM

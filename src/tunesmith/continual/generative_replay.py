@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.config import Options as BaseOptions
 from tunesmith.continual._rehearsal import Rehearsal, encoded
@@ -29,6 +29,7 @@ from tunesmith.errors import TechniqueError
 from tunesmith.seeding import derive
 
 BATCH = 64  # rows written at a time
+ANSWER = 8  # tokens of an answer in a control
 VOCABULARY = 2000  # tokens of the small language model: it has few texts to learn from
 
 
@@ -53,9 +54,17 @@ class Options(BaseOptions):
     generator: str = Field("new:lstm", description="tasks that read: the language model that is trained beside")
     generator_hidden: int = Field(192, ge=8, description="width of that language model")
     generator_epochs: float = Field(10.0, gt=0, description="passes over the texts that it is trained for")
-    texts: Literal["generated", "random"] = Field(
-        "generated", description="`random` draws tokens blindly instead: a control that shows what generating is worth"
+    texts: str = Field(
+        "generated",
+        description="`random` draws tokens blindly instead, and a text file is cut into passages: controls that show what generating is worth",
     )
+
+    @field_validator("texts")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("generated", "random") and not Path(value).is_file():
+            raise ValueError(f"`{value}` is neither generated nor random nor a text file")
+        return value
 
 
 class GenerativeReplay(Rehearsal):
@@ -172,9 +181,8 @@ class GenerativeReplay(Rehearsal):
     ) -> list[list[int]]:
         from transformers import GenerationConfig
 
-        if self.options.texts == "random":
-            drawn = torch.randint(0, len(tokenizer), (size, self.options.max_tokens // 2)).tolist()
-            return [[*row, *border, *row[:8], stops[0]] for row in drawn]
+        if self.options.texts != "generated":
+            return self._control(tokenizer, size, stops, border)
         ids = torch.tensor([list(start)] * size, device=session.device)
         chosen = GenerationConfig(
             max_new_tokens=self.options.max_tokens, do_sample=True, temperature=self.options.temperature, top_k=self.options.top_k,
@@ -204,6 +212,18 @@ class GenerativeReplay(Rehearsal):
             model.generation_config = own
             model.train(training)
         return [row[len(start) :] for row in written.tolist()]
+
+    def _control(self, tokenizer: Any, size: int, stops: Sequence[int], border: Sequence[int]) -> list[list[int]]:
+        """Rows that know nothing of the task: random tokens that are to be repeated, or passages of a text that are to be continued."""
+        length = self.options.max_tokens // 2
+        if self.options.texts == "random":
+            drawn = torch.randint(0, len(tokenizer), (size, length)).tolist()
+            return [[*row, *border, *row[:ANSWER], stops[0]] for row in drawn]
+        text = Path(self.options.texts).read_text(encoding="utf-8")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        starts = torch.randint(0, max(1, len(ids) - length - ANSWER), (size,)).tolist()
+        cuts = [ids[at : at + length + ANSWER] for at in starts]
+        return [[*cut[:-ANSWER], *border, *cut[-ANSWER:], stops[0]] for cut in cuts]
 
     @staticmethod
     def _start(tokenizer: Any, name: str) -> list[int]:
