@@ -299,6 +299,25 @@ def taught() -> Iterator[str]:
     )
 
 
+def texts_taught() -> Iterator[str]:
+    """The same of a model that writes."""
+    if not (RESULTS / "distillation_of_texts.json").is_file():
+        return
+    found = read("distillation_of_texts.json")
+    yield "### Where the student writes\n"
+    seeds = sorted({run["seed"] for run in found["runs"]})
+    teacher = mean([each["exact_match"] for each in found["teachers"]])
+    yield (
+        f"{found['what']}; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}. The teacher writes {100 * teacher:.1f} % of the answers word for word. "
+        "`python benchmarks/distillation_of_texts.py`\n"
+    )
+    yield "| student learns from | exact match | perplexity of the true answers | training seconds |"
+    yield "|---|---|---|---|"
+    for row in found["rows"]:
+        yield f"| {row['variant']} | {100 * row['exact_match']:.1f} | {number(row['perplexity'])} | {row['train_seconds']:.0f} |"
+    yield ""
+
+
 def outputs_of(runs: Sequence[Any]) -> str:
     """Where what the teacher says came from, and how long that took."""
     outputs = [run["distillation"]["outputs"] for run in runs if run["distillation"]]
@@ -353,6 +372,37 @@ def speed() -> Iterator[str]:
             f"i: start-up: `tunesmith --help` {seconds['help']:.2f} s; first step of a bert-tiny run after "
             f"{seconds['tunesmith']:.1f} s, of Trainer after {seconds['Trainer as it comes']:.1f} s.\n"
         )
+
+
+def growth() -> Iterator[str]:
+    """How time and memory grow."""
+    if not (RESULTS / "growth.json").is_file():
+        return
+    yield "## How time and memory grow\n"
+    yield (
+        "`python benchmarks/growth.py`, one thread. Exponents: slope of log y over log x, over all of a curve and over its last two points, where what "
+        "does not grow weighs least. Memory is the highest resident set above what the libraries take.\n"
+    )
+    yield "| what grows | x | seconds | exponent (last) | memory, MiB | exponent (last) |"
+    yield "|---|---|---|---|---|---|"
+    for curve in read("growth.json")["curves"].values():
+        for way in curve["ways"]:
+            points, found = way["points"], way["exponents"]
+            power = {
+                name: f"{found[name]['all']:.2f} ({found[name]['last']:.2f})" if found[name] else "-"
+                for name in ("seconds", "memory_bytes")
+            }
+            what = f"{curve['what']}: {way['way']}" if way["way"] else curve["what"]
+            xs, seconds, memory = (
+                ", ".join(each)
+                for each in (
+                    [f"{p['x']:,}" for p in points],
+                    [number(p["seconds"]) for p in points],
+                    [f"{p['memory_bytes'] / 2**20:,.0f}" for p in points],
+                )
+            )
+            yield f"| {what} | {xs} | {seconds} | {power['seconds']} | {memory} | {power['memory_bytes']} |"
+    yield ""
 
 
 def bits() -> Iterator[str]:
@@ -437,7 +487,9 @@ def page() -> str:
                 *killed(),
                 *made_up(),
                 *taught(),
+                *texts_taught(),
                 *speed(),
+                *growth(),
                 *bits(),
                 *served(),
             ]
