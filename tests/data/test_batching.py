@@ -118,6 +118,13 @@ def test_evaluation_goes_from_long_to_short_and_skips_nothing() -> None:
     assert [len(batch) for batch in batches] == [10] * 10 + [1]
 
 
+def test_long_rows_of_an_evaluation_come_in_smaller_batches() -> None:
+    lengths = np.asarray([30, 400, 90, 100, 20, 100, 10])
+    batches = by_length(lengths, 4, tokens=300)
+    assert [lengths[batch].tolist() for batch in batches] == [[400], [100, 100, 90], [30, 20, 10]]
+    assert by_length(np.asarray([], np.int64), 4) == []
+
+
 def test_the_order_is_part_of_the_format() -> None:
     """A resumed run of an older version must see the same rows: this order may only change on purpose."""
     assert [b.tolist() for b in BatchOrder(np.asarray([5, 3, 9, 1, 7]), 2, 0).epoch(0)] == [[3, 1], [2], [0, 4]]

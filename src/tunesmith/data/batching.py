@@ -12,6 +12,7 @@ import bisect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,26 @@ def pack(lengths: np.ndarray[Any, Any], capacity: int) -> list[np.ndarray[Any, A
     return [np.asarray(places, np.int64) for places in found]
 
 
-def by_length(lengths: np.ndarray[Any, Any], batch_size: int) -> list[np.ndarray[Any, Any]]:
-    """Batches for evaluation: longest first, so that running out of memory shows at once."""
-    order = np.argsort(-lengths, kind="stable")
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+@lru_cache(maxsize=1)
+def evaluated_tokens() -> int:
+    """Tokens in a batch of evaluation at most: more is no faster on a CPU and would be the peak of a run's memory."""
+    import torch
+
+    return 65_536 if torch.cuda.is_available() else 4_096
+
+
+def by_length(lengths: np.ndarray[Any, Any], batch_size: int, tokens: int | None = None) -> list[np.ndarray[Any, Any]]:
+    """Batches for evaluation: longest first, so that running out of memory shows at once.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows in a batch at most.
+        tokens: positions in a batch at most, padding included (default: what suits the machine); a longer row stands alone.
+    """
+    order, tokens = np.argsort(-lengths, kind="stable"), tokens or evaluated_tokens()
+    found, start = [], 0
+    while start < len(order):
+        size = min(batch_size, max(1, tokens // max(int(lengths[order[start]]), 1)))
+        found.append(order[start : start + size])
+        start += size
+    return found
