@@ -59,6 +59,9 @@ def stored_states_work(
     where it draws dropout outside of any module of its own (BART).
     """
     order = np.argsort(rows.lengths, kind="stable")
+    order = order[rows.lengths[order] > 2]
+    if not len(order):
+        return False
     longer = order[rows.lengths[order] > rows.lengths[order[0]]]  # so that one of the rows is padded, if any row can be
     pair: list[Features] = [rows[int(i)] for i in (order[0], *longer[:1])]
     batch, model = _batch(task, pair, pad_id, lower.device), backbone.model
@@ -93,8 +96,9 @@ def stored_states_work(
     if gradients.keys() != others.keys() or abs(loss - other) > CLOSE * max(1.0, abs(loss)):
         return False
     bound = CLOSE if lower.dtype == torch.float32 else CLOSE_IN_HALF
+    norm = torch.stack([g.float().norm() for g in gradients.values()]).norm()
     apart = torch.stack([(gradients[n].float() - others[n].float()).norm() for n in gradients]).norm()
-    return bool(apart <= bound * torch.stack([g.float().norm() for g in gradients.values()]).norm())
+    return bool(norm > 0 and apart <= bound * norm)  # two rows that ask nothing say nothing
 
 
 def _short(rows: RaggedRows) -> list[Features]:
