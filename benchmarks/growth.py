@@ -27,6 +27,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "speed"))
 
+from clock import resident  # noqa: E402
+
 CURVES: dict[str, dict[str, Any]] = {
     "rows": {
         "what": "LoRA on bert-tiny, one epoch over so many rows",
@@ -54,12 +56,6 @@ CURVES: dict[str, dict[str, Any]] = {
         "ways": ["none", "ewc", "experience-replay", "progressive"],
     },
 }
-
-
-def resident(field: str) -> int:
-    """`VmRSS` or `VmHWM` of this process, bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
 
 
 def trained(folder: Path, **given: Any) -> dict[str, Any]:

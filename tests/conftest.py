@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,32 @@ def own_cache(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.M
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which `tiny_model` keeps its models."""
     return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with power_cut(5):` what trains inside dies in its fifth step; the random state behind it is not what it was."""
+    import torch
+
+    from tunesmith.training import loop
+
+    @contextmanager
+    def cut(step: int) -> Iterator[None]:
+        steps, real = 0, loop._train_step
+
+        def dying(*args: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                raise RuntimeError("power cut")
+            return real(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+            patch.setattr(loop, "_train_step", dying)
+            yield
+        torch.manual_seed(999)
+
+    return cut
 
 
 @pytest.fixture

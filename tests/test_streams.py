@@ -106,25 +106,13 @@ def test_options_change_what_is_learned(tmp_path: Path, models: Path) -> None:
     "strategy", ["none", "ewc", "synaptic-intelligence", "lwf", "experience-replay", "progressive"]
 )
 def test_killed_in_the_middle_of_a_stage_and_resumed(
-    strategy: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str, tmp_path: Path, models: Path, power_cut: Any
 ) -> None:
     """Bit for bit the stream that was never stopped: weights, matrix and log."""
     settings = {"strategy": strategy, "training": {"checkpoint_every": 2, "log_every": 1}}
     whole = go(tmp_path / "whole", models, "films", "flipped", "colours", **settings)
-    steps, real = 0, loop._train_step
-
-    def dying(*args: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 6 + 6 + 4:
-            raise RuntimeError("power cut")
-        return real(*args)
-
-    monkeypatch.setattr(loop, "_train_step", dying)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(6 + 6 + 4):
         go(tmp_path / "kills", models, "films", "flipped", "colours", **settings)
-    monkeypatch.setattr(loop, "_train_step", real)
-    torch.manual_seed(999)
     result = runs.resume(
         tmp_path / "kills"
     )  # a name as long as the other: paths of rows are kept, and their bytes counted

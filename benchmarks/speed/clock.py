@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 
+def resident(field: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (at most so far) of this process, bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
 def peak_bytes(device: str) -> int:
     """Highest resident set of this process, or most that it allocated on the GPU."""
     if device != "cpu":
         import torch
 
         return torch.cuda.max_memory_allocated()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    return resident("VmHWM")
 
 
 def encoded(path: str) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ class TrainingOptions(Options):
         description="with a technique's `layers`: run the frozen lower layers once and keep their states (default: when that pays)",
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="recompute activations in the backward pass (default: of a quantised model that can)"
+        None,
+        description="recompute activations in the backward pass (default: of a quantised model, and where they would not fit)",
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
     evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
@@ -107,7 +108,9 @@ class RunConfig(Options):
     epochs: float | None = Field(None, gt=0, description="passes over the training rows (default 3, new models 10)")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps, instead of epochs")
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")
-    eval_batch_size: int = Field(64, ge=1, description="rows per forward pass when nothing is trained")
+    eval_batch_size: int = Field(
+        64, ge=1, description="rows per forward pass when nothing is trained (fewer where they are long)"
+    )
     learning_rate: float | None = Field(None, gt=0, description="default: the technique's own")
     max_length: int | None = Field(None, ge=4, description="tokens a row is cut to (default: the task's)")
     max_train_rows: int | None = Field(None, ge=1, description="use the first N rows of a fixed shuffle")

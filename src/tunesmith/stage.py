@@ -77,6 +77,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         resume: go on from the stage's newest checkpoint.
         before_fit: called once everything that can be refused has been.
     """
+    import torch
+
     from tunesmith import seeding
     from tunesmith.artifacts import store as artifacts
     from tunesmith.artifacts.use import load
@@ -114,9 +116,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         and not inside
     ):
         rows, stand_in, spent = frozen.features_of(model, only, lesson_of(objective, only), dtype)
-        dtype, why = pick_dtype(
-            "float32", model.device, total
-        )  # where nothing below the head runs, half precision has nothing to speed up
+        dtype, why = torch.float32, ""  # where nothing below the head runs, half precision has nothing to speed up
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
         if options.fused_lora:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 import tunesmith
 from tunesmith.continual.generative_replay import GenerativeReplay, after, beginnings, common_end, without
+from tunesmith.errors import TechniqueError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 
@@ -111,6 +112,9 @@ def test_the_controls_know_nothing_of_the_task(models: Path, tmp_path: Path) -> 
             else:
                 assert any(ids[i : i + 16] == [*prompt, *answer] for i in range(len(ids)))
     assert len({tuple(row) for row in rows}) > 1
+    text.write_text("the film", encoding="utf-8")
+    with pytest.raises(TechniqueError, match="take a longer text"):
+        control._control(tokenizer, 5, [7], [8, 9])
     with pytest.raises(ValueError, match="neither generated nor random nor a text file"):
         GenerativeReplay.Options(texts="nonsense")
 

@@ -13,7 +13,7 @@ import tunesmith
 from tunesmith import run as runs
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
-from tunesmith.training import checkpoint, dropout, features, loop, readings
+from tunesmith.training import checkpoint, dropout, features, readings
 from tunesmith.training.log import read
 
 
@@ -76,7 +76,7 @@ def test_cutting_a_step_into_forward_passes_changes_nothing(tmp_path: Path, mode
 
 
 @pytest.mark.parametrize("technique", ["full", "lora", "prefix-tuning", "feature-based"])
-def test_resume_is_bit_for_bit(tmp_path: Path, models: Path, technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_is_bit_for_bit(tmp_path: Path, models: Path, technique: str, power_cut: Any) -> None:
     """Stopped after step 4 of 8 and resumed = never stopped, dropout on; fails if RNG, order or optimiser state is lost."""
     settings = {
         "technique": technique,
@@ -84,22 +84,8 @@ def test_resume_is_bit_for_bit(tmp_path: Path, models: Path, technique: str, mon
         "training": {"checkpoint_every": 2, "log_every": 1, "evaluate_every": 3},
     }
     whole = go(tmp_path, models, "whole", **settings)
-
-    steps = 0
-    real = loop._train_step
-
-    def dying(*args: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 6:
-            raise RuntimeError("power cut")
-        return real(*args)
-
-    monkeypatch.setattr(loop, "_train_step", dying)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(6):
         go(tmp_path, models, "cut", **settings)
-    monkeypatch.setattr(loop, "_train_step", real)
-    torch.manual_seed(999)  # whatever happened in between must not matter
     result = runs.resume(tmp_path / "cut")
     cut = tunesmith.RunResult(tmp_path / "cut", result)
     assert furthest(whole, cut) == 0.0

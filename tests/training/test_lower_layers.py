@@ -16,7 +16,7 @@ from tunesmith.cache.ragged import RaggedTable, open_rows
 from tunesmith.techniques._layers import below, boundary
 from tunesmith.testing import KINDS, tiny_model
 from tunesmith.testing.techniques import Bench
-from tunesmith.training import dropout, loop
+from tunesmith.training import dropout
 from tunesmith.training.lower_layers import LowerLayers, cut, place
 from tunesmith.training.trials import stored_states_work
 
@@ -103,26 +103,14 @@ def test_frozen_weights_stay_and_the_last_layers_move(tmp_path: Path, models: Pa
 
 
 def test_resume_from_stored_states_is_bit_for_bit(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, served: list[int]
+    tmp_path: Path, models: Path, power_cut: Any, served: list[int]
 ) -> None:
     settings = {
         "full": {"layers": 1}, "max_steps": 12, "training": {"checkpoint_every": 2, "log_every": 1, "evaluate_every": 5},
     }  # fmt: skip
     whole = go(tmp_path, models, "whole", **settings)
-    steps, real = 0, loop._train_step
-
-    def dying(*args: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 8:
-            raise RuntimeError("power cut")
-        return real(*args)
-
-    monkeypatch.setattr(loop, "_train_step", dying)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(8):
         go(tmp_path, models, "cut", **settings)
-    monkeypatch.setattr(loop, "_train_step", real)
-    torch.manual_seed(999)
     before = len(served)
     other = tunesmith.RunResult(tmp_path / "cut", runs.resume(tmp_path / "cut"))
     assert len(served) > before

@@ -11,7 +11,7 @@ import torch
 
 import tunesmith
 from tunesmith.testing import tiny_model
-from tunesmith.testing.rows import toy_rows
+from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import memory
 
 WORDS = [{"text": " ".join(["good" if i % 2 else "bad"] * n), "label": ("negative", "positive")[i % 2]} for i, n in enumerate((4, 9, 30, 60, 90, 110, 17, 50))]  # fmt: skip
@@ -95,8 +95,43 @@ def test_the_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch: pyte
     assert memory.available(cpu) == 600_000
 
 
-def test_the_trial_draws_nothing(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = go(tmp_path / "first", models)
-    monkeypatch.setattr(memory, "shortage", lambda *_: "")
-    second = go(tmp_path / "second", models)
-    assert first.result["metrics"]["after"] == second.result["metrics"]["after"]
+def test_the_trial_draws_nothing_and_leaves_the_model_as_it_was(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout in the model, so that a trial outside of its own random state would be seen."""
+    tried: list[int] = []
+
+    def look(feed: Any, *_: Any) -> str:
+        for training in (True, False):
+            feed.model.train(training)
+            before = torch.random.get_rng_state()
+            tried.append(memory.activations(feed) or 0)
+            assert torch.equal(torch.random.get_rng_state(), before)
+            assert feed.model.training is training
+            assert all(p.grad is None for p in feed.model.parameters())
+        return ""
+
+    monkeypatch.setattr(memory, "shortage", look)
+    go(tmp_path, models, "bert", WORDS, technique="full", training={"dropout": 0.2})
+    assert tried[0] == tried[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("question-answering", "bert"), ("token-classification", "bert"), ("instruction", "llama"), ("language-modeling", "llama"),
+     ("language-modeling", "bert"), ("summarization", "t5")],
+)  # fmt: skip
+def test_every_kind_of_row_can_be_cut(
+    task: str, kind: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that lie behind the cut, packed documents, the leaner loss."""
+    found: list[int | None] = []
+    real = memory.activations
+    monkeypatch.setattr(memory, "activations", lambda feed: found.append(real(feed)) or found[-1])
+    rows = rows_for(task, 24)
+    tunesmith.train(
+        str(tiny_model(kind, models / kind)), task=task, train=rows, eval=rows[:6], technique="lora", max_steps=1, batch_size=4, max_length=64,
+        dtype="float32", device="cpu", doctor=False, output=tmp_path,
+    )  # fmt: skip
+    assert len(found) == 1
+    assert (found[0] or 0) > 10_000

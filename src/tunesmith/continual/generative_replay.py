@@ -221,7 +221,11 @@ class GenerativeReplay(Rehearsal):
             return [[*row, *border, *row[:ANSWER], stops[0]] for row in drawn]
         text = Path(self.options.texts).read_text(encoding="utf-8")
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        starts = torch.randint(0, max(1, len(ids) - length - ANSWER), (size,)).tolist()
+        if len(ids) < length + ANSWER:
+            raise TechniqueError(
+                f"generative-replay.texts: `{self.options.texts}` has {len(ids)} tokens, and a passage takes {length + ANSWER}; take a longer text."
+            )
+        starts = torch.randint(0, len(ids) - length - ANSWER + 1, (size,)).tolist()
         cuts = [ids[at : at + length + ANSWER] for at in starts]
         return [[*cut[:-ANSWER], *border, *cut[-ANSWER:], stops[0]] for cut in cuts]
 

@@ -7,7 +7,7 @@ r"""Synaptic intelligence: importance is how much a parameter's way lowered the 
 g is the raw gradient of the task's loss, before penalty and clipping. It costs nothing but memory: three numbers a parameter. With
 a pretrained model whose ways are short the damping decides the scale, so it is small against typical Delta^2; by default Omega is
 scaled to a mean of 1 after each stage, as EWC's Fisher is. It is more unevenly spread than that: with a strength of 0.1 nothing new was
-learned any more (benchmarks/strategy_strength.py chooses one on held-out rows).
+learned any more, and 0.001 scored best of five on held-out rows, on others as well as 0.01 (benchmarks/strategy_strength.py).
 """
 
 from __future__ import annotations

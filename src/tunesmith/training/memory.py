@@ -2,8 +2,10 @@
 
 What a forward pass keeps for its backward pass is counted, not guessed: hooks see every tensor that autograd saves. Of one row of T tokens it
 is a T + b T^2 + c (the square where attention maps are kept, c whatever the row), so three short ones tell, and n rows keep
-n (a T + b T^2) + c. A step needs that, some room for what comes and goes, and gradients and moments of what learns (12 bytes a parameter). Where this is more than is
-free, activations are recomputed in the backward pass (Chen et al. 2016), which costs about a third more arithmetic.
+n (a T + b T^2) + c. A step needs that, some room for what comes and goes, and gradients and moments of what learns (12 bytes a
+parameter). Where this is more than is free, activations are recomputed in the backward pass (Chen et al. 2016), which costs about a third
+more arithmetic. What is counted is the task's own loss with every layer running: a teacher beside the student comes on top, and
+stored states of frozen layers take away from it.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def activations(feed: Feed) -> int | None:
     try:
         with torch.random.fork_rng(devices=devices):
             for length in tries:
-                batch = feed.task.collate([_cut(row, length)], feed.pad_id)
+                cut = _cut(row, length)
+                batch = feed.task.collate([cut if feed.bins is None else feed.task.pack([cut])], feed.pad_id)
                 batch = {name: tensor.to(feed.device) for name, tensor in batch.items()}
                 found.append(saved_bytes(lambda b=batch: _loss(feed, b), known))  # type: ignore[misc]
     except (RuntimeError, ValueError, TypeError, IndexError):
@@ -81,10 +84,17 @@ def activations(feed: Feed) -> int | None:
 
 
 def _cut(row: Features, length: int) -> Features:
-    """The beginning of a row and its last token, which models look for."""
+    """The beginning of a row and its last token, which models look for; whole numbers that may be places in it stay inside."""
     whole = len(row["input_ids"])
     places = [*range(length - 1), whole - 1]
-    return {n: np.asarray(v)[places] if np.ndim(v) and len(v) == whole else v for n, v in row.items()}
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        array = np.asarray(value)
+        if array.ndim and len(array) == whole:
+            found[name] = array[places]
+        else:
+            found[name] = np.minimum(array, length - 1) if array.dtype.kind in "iu" else value
+    return found
 
 
 def _loss(feed: Feed, batch: Any) -> torch.Tensor | None:
