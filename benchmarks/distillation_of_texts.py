@@ -3,7 +3,7 @@
     python benchmarks/distillation_of_texts.py                 one seed, about an hour on one core
     python benchmarks/distillation_of_texts.py --seeds 0,1,2
 
-The teacher is the whole model with LoRA on the labelled rows. Each student keeps half of its layers, evenly spread, learns all its weights for the same
+The teacher is the whole model with LoRA on the labelled rows, for as many steps as a student. Each student keeps half of its layers, evenly spread, learns all its weights for the same
 number of steps, and is scored by the share of answers that it writes word for word (exact match) and by the perplexity of the true
 ones, on rows that nobody has seen. Unlabelled rows are further sentences without their intent:
 
@@ -137,7 +137,7 @@ def main() -> None:
             eval=files["eval"],
             technique="lora",
             seed=seed,
-            epochs=6,
+            max_steps=args.steps,
         )["metrics"]["after"]
         teachers.append({"seed": seed, "exact_match": shown["exact_match"], "perplexity": shown["perplexity"]})
         print(

@@ -226,7 +226,7 @@ def test_a_plain_run_is_continued_and_continued_again(strategy: str, tmp_path: P
     assert stream["stages"] == ["text-classification", "text-classification-2", "text-classification-3"]
     assert stream["matrix"][0][0] == first.metrics["accuracy"]
     assert found.result["training"]["steps"] == 4
-    state = torch.load(next((tmp_path / "2" / "stages").glob("02-*/strategy.pt")), weights_only=True)
+    state = read_state(next((tmp_path / "2" / "stages").glob("02-*/strategy.safetensors")))
     kept = state["anchors"] if strategy == "ewc" else {row["task"] for row in state["memory"]}
     assert len(kept) == 3
 

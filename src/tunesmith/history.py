@@ -24,7 +24,7 @@ from tunesmith.run_folder import clear_folder, write_config, write_json, write_p
 from tunesmith.stage import Turn, ground_of, learn, shapes
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
-STRATEGY_FILE = "strategy.pt"
+STRATEGY_FILE = "strategy.safetensors"
 SCORES_FILE = "scores.json"
 LEARNED_FILE = "learned.json"
 
@@ -138,14 +138,14 @@ class History:
         entry: dict[str, Any] = {"stage": stage.name, "before": before, "untouched": untouched}
 
         def keep(session: Any, learned: Mapping[str, Any]) -> None:
-            from tunesmith.training.checkpoint import write_state
+            from tunesmith.training import state_file
 
             numbers, size = session.kept
             entry.update(learned, strategy={"parameters": numbers, "memory": size}, after={}, measured_on="eval")
             state = self.strategy.state_dict()
             if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
-                write_state(self.place(number) / STRATEGY_FILE, state)
+                state_file.write(self.place(number) / STRATEGY_FILE, state)
             self._learned(number).parent.mkdir(parents=True, exist_ok=True)
             write_json(self._learned(number), entry)
 

@@ -13,13 +13,14 @@ OUTPUT/stages/           of a stream: what each finished stage measured, and wha
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import durable
 from tunesmith.artifacts.verify import predictions_file
 from tunesmith.cache.store import key_of
 from tunesmith.config import RunConfig
@@ -60,6 +61,43 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     except OSError as error:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     return None
+
+
+LOCK = ".lock"
+_held: set[Path] = set()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder that is there, so that no other process writes into it; the lock of a process that dies is free.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    place = folder.resolve()
+    if place in _held:  # by this process, further out
+        yield
+        return
+    lock = FileLock(place / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"another process is writing into `{folder}` right now; wait for it, or give another --output."
+        ) from error
+    except OSError as error:
+        raise SaveError(f"cannot write into `{folder}`: {durable.reason(error)}; give another --output.") from error
+    _held.add(place)
+    try:
+        durable.settle(folder / "artifact")
+        yield
+    finally:
+        _held.discard(place)
+        if place.is_dir() and [each.name for each in place.iterdir()] == [LOCK]:
+            durable.remove(place / LOCK)  # a folder with nothing in it is not kept
+        lock.release()
 
 
 def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +177,7 @@ def config_sha256(config: RunConfig) -> str:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """config.yaml with absolute paths, so that it runs again from anywhere."""
-    write_text(folder / "config.yaml", configuration.dump(resolved(config)))
+    durable.write(folder / "config.yaml", configuration.dump(resolved(config)))
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -172,29 +210,9 @@ def write_predictions(folder: Path, scored: Any, task: str = "") -> None:
     lines = [json.dumps({**a.shown, "raw": list(a.numbers)}, ensure_ascii=False) for a in scored.answers]
     path = predictions_file(folder, task)
     path.parent.mkdir(exist_ok=True)
-    write_text(path, "".join(line + "\n" for line in lines))
+    durable.write(path, "".join(line + "\n" for line in lines))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, flush it, rename it.
-
-    Raises:
-        SaveError: the disk is full or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaveError(
-            f"cannot write `{path}`: {error.strerror or error}; free some space or give another --output."
-        ) from error
+    durable.write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -98,6 +98,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     stage = turn.stage
     resting = attach(model, turn)
     known = turn.known if turn.number else _there_from_the_start(heads)
+    if not turn.alone:  # what a strategy draws must not depend on what this process has drawn before
+        seeding.seed_everything(seeding.derive(config.seed, "strategy", stage.name))
     turn.strategy.before_model(heads, turn.number, turn.parts)
     objective = model.objective
     place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"

@@ -103,9 +103,9 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path: Path, models: Path) -
 def test_damaged_checkpoint_is_skipped(tmp_path: Path, models: Path) -> None:
     done = go(tmp_path, models, "a", training={"checkpoint_every": 2})
     found = sorted((done.folder / "checkpoints").glob("step-*"))
-    assert [p.name for p in found] == ["step-00000002", "step-00000004"]
-    newest = found[-1] / checkpoint.FILE
-    newest.write_bytes(newest.read_bytes()[:-100])
+    assert [p.name for p in found] == ["step-00000002.safetensors", "step-00000004.safetensors"]
+    whole = found[-1].read_bytes()
+    found[-1].write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])  # one bit of one weight
     state = checkpoint.newest(done.folder / "checkpoints")
     assert state is not None and state["fit"]["steps"] == 2
 

@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +25,12 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith import registry
+from tunesmith import durable, registry
 from tunesmith.artifacts.card import card
 from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
 from tunesmith.data.task_inference import TaskInference
-from tunesmith.errors import ArtifactError, SaveError, UserError
+from tunesmith.errors import ArtifactError, UserError
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
@@ -87,7 +84,7 @@ def save(
     notes: dict[str, Any],
     inference: TaskInference | None = None,
 ) -> Path:
-    """Write the artifact beside its final place, flush it, then rename.
+    """Write the artifact, whole or not at all.
 
     Args:
         folder: its final place.
@@ -101,17 +98,15 @@ def save(
     Raises:
         SaveError: the disk is full or not writable; nothing half-written stays.
     """
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+
+    def fill(new: Path) -> None:
         loaded, (first, *others) = heads.first, readings.items()
         task = first[1].task
-        technique.export(loaded.backbone, temporary, loaded.source.path)
-        loaded.tokenizer.save_pretrained(temporary)
+        technique.export(loaded.backbone, new, loaded.source.path)
+        _at_rest(loaded.tokenizer).save_pretrained(new)
         if others:
             further = {name: p.detach().float().cpu().clone() for name, p in heads.further()}
-            save_file(further, str(temporary / HEADS_FILE), metadata={"format": "pt"})
+            save_file(further, str(new / HEADS_FILE), metadata={"format": "pt"})
         info = {
             "schema_version": SCHEMA,
             "task": task.name,
@@ -140,33 +135,27 @@ def save(
             **notes,
         }
         if heads.columns is not None:
-            info["columns"] = heads.columns.save(temporary)
+            info["columns"] = heads.columns.save(new)
         if inference is not None:
-            info["task_inference"] = inference.save(temporary)
-        (temporary / CARD).write_text(card(info), encoding="utf-8")
-        paths = [p for p in sorted(temporary.rglob("*")) if p.is_file() and p.name != CARD]
-        info["files"] = {p.relative_to(temporary).as_posix(): store.file_sha256(p) for p in paths}
+            info["task_inference"] = inference.save(new)
+        (new / CARD).write_text(card(info), encoding="utf-8")
+        paths = [p for p in sorted(new.rglob("*")) if p.is_file() and p.name != CARD]
+        info["files"] = {p.relative_to(new).as_posix(): store.file_sha256(p) for p in paths}
         info["sha256"] = description_sha256(info)
-        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    except Exception as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors reports a full disk as its own error class, torch as RuntimeError
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "No space left" in str(error):
-            reason = getattr(error, "strerror", None) or str(error)
-            raise SaveError(
-                f"cannot write the artifact `{folder}`: {reason}; free some space or give another --output, then run `tunesmith resume {folder.parent}`."
-            ) from error
-        raise
+        (new / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    advice = f"free some space or give another --output, then run `tunesmith resume {folder.parent}`"
+    durable.write_folder(folder, fill, advice)
     return folder
+
+
+def _at_rest(tokenizer: Any) -> Any:
+    """Without the truncation and padding of its last call, which a fast tokenizer keeps and would write down."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer
 
 
 def read_info(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tunesmith import durable
 from tunesmith.errors import SaveError
 
 FORMAT = 1  # part of every key: raise it when the layout of cached entries changes
@@ -66,22 +65,14 @@ def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     final = cache_root() / kind / key
     if final.is_dir():
         return final
+    advice = "free some space or set TUNESMITH_CACHE to another folder"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(final) + ".lock"):
-            if final.is_dir():
-                return final
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=final.parent))
-            try:
-                make(temporary)
-                temporary.replace(final)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            if not final.is_dir():
+                durable.write_folder(final, make, advice)
     except OSError as error:
-        raise SaveError(
-            f"cannot write the cache entry `{final}`: {error.strerror or error}; free some space or set TUNESMITH_CACHE to another folder."
-        ) from error
+        raise SaveError(f"cannot write the cache entry `{final}`: {durable.reason(error)}; {advice}.") from error
     return final
 
 

@@ -153,15 +153,3 @@ def curve(place: Path) -> list[dict[str, Any]]:
         elif line["event"] == "evaluate":
             point["eval"] = line["metrics"]
     return [points[step] for step in sorted(points)]
-
-
-def before_of(run: dict[str, Any]) -> dict[str, Any]:
-    """The untouched model's row from a run's `before` metrics (the head differs by seed, not by technique)."""
-    metrics = run["metrics"]
-    return {
-        "technique": "untouched", "model": run["model"], "kind": "untouched", "seed": run["seed"], "status": "finished", "reason": None, "folder": run["folder"],
-        "learning_rate": None, "metrics": {"before": metrics["before"], "after": metrics["before"], "primary": metrics["primary"]},
-        "cost": {"trainable_parameters": 0, "total_parameters": None, "train_seconds": None, "tokens_per_second": None,
-                 "peak_memory_bytes": None, "artifact_bytes": None, "predicted_memory_bytes": None, "predicted_seconds": None},
-        "curve": [],
-    }  # fmt: skip

@@ -102,6 +102,7 @@ def fit(session: Session) -> Fit:
             "fit": dict(vars(state)),
             "best": best,
         }
+        session.log.sync()
         checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
     session.objective.before_stage(session)
