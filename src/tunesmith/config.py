@@ -44,6 +44,10 @@ class TrainingOptions(Options):
     micro_batch_size: int | None = Field(
         None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
     )
+    auto_micro_batch: bool = Field(
+        True,
+        description="where memory runs out, halve the forward pass and go on: batch size and loss stay the same; off: stop",
+    )
     length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
     chunked_loss: bool = Field(
         True,

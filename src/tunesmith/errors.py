@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class TunesmithError(Exception):
@@ -65,6 +66,21 @@ class SaveError(TunesmithError):
 
 class VerificationError(TunesmithError):
     """A saved artifact does not score what was measured before it was saved."""
+
+
+class MemoryShortage(TunesmithError):
+    """The machine's memory does not suffice; the message says what would need less."""
+
+
+class Interrupted(TunesmithError):
+    """Stopped on request; the message says what is kept and how to go on."""
+
+    exit_code = 130
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Handler of SIGTERM: the same as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def called(value: object) -> str:

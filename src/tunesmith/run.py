@@ -16,7 +16,7 @@ from tunesmith import config as configuration
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
-from tunesmith.errors import UserError
+from tunesmith.errors import Interrupted, TunesmithError, UserError
 from tunesmith.history import History
 from tunesmith.run_folder import (
     claimed,
@@ -137,9 +137,16 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
-    with claimed(folder):
-        done = open_folder(folder, overwrite=overwrite, resume=resume)  # nobody else can finish it any more
-        return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
+    try:
+        with claimed(folder):
+            done = open_folder(folder, overwrite=overwrite, resume=resume)  # nobody else can finish it any more
+            return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
+    except (KeyboardInterrupt, TunesmithError) as error:
+        stopped = isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code
+        if not stopped or not (folder / "config.yaml").is_file():
+            raise
+        saved = str(error) if isinstance(error, Interrupted) and not inside else "interrupted"
+        raise Interrupted(f"{saved}; go on with: tunesmith resume {folder}") from error
 
 
 def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
 
 
 LOCK = ".lock"
+GRACE = 3.0  # seconds: a child of a process that was killed dies a moment later
 _held: set[Path] = set()
 
 
@@ -82,7 +83,7 @@ def claimed(folder: Path) -> Iterator[None]:
         return
     lock = FileLock(place / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=GRACE)
     except Timeout as error:
         raise UserError(
             f"another process is writing into `{folder}` right now; wait for it, or give another --output."

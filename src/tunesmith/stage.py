@@ -234,16 +234,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
 def attach(model: Model, turn: Turn) -> list[Any]:
     """Attach the technique if this is the first stage; returns the parameters of heads that rest in this one."""
     from tunesmith import seeding
-    from tunesmith.models.load import dropout_to
     from tunesmith.models.quantization import is_quantized
     from tunesmith.training import memory
 
     config, technique, heads = model.config, model.technique, model.heads
-    if config.training.dropout is not None and not model.attached:
-        for loaded in heads.loaded.values():
-            dropout_to(
-                loaded.model, config.training.dropout
-            )  # before the technique, whose own dropout is its own option
     if not model.attached:
         seeding.seed_everything(seeding.derive(config.seed, "attach"))
         technique.attach(heads.backbone)

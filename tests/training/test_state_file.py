@@ -90,5 +90,5 @@ def test_what_it_cannot_hold_is_named(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(SaveError, match="cannot write .*; do something"):
+    with pytest.raises(SaveError, match=r"cannot write .*; do something"):
         state_file.write(tmp_path / "not there" / "state", {"a": 1}, "do something")

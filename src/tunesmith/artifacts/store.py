@@ -248,7 +248,7 @@ class Base(Protocol):
 
 def open_artifact(
     path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False, on: Base | None = None, task: str | None = None,
-    base: str | None = None, labels: Sequence[str] | None = None,
+    base: str | None = None, labels: Sequence[str] | None = None, dropout: float | None = None,
 ) -> Opened:  # fmt: skip
     """Open an artifact, or a plain peft folder: base model, technique, head, tokenizer, task.
 
@@ -260,6 +260,7 @@ def open_artifact(
         task: of a plain peft folder: what it is for, where its own task type is not meant.
         base: of a plain peft folder: its base model, where the one that it names is not here.
         labels: of a plain peft folder: names of a classifier's outputs, in their order.
+        dropout: every rate of the base model, in place of its own.
 
     Raises:
         ArtifactError: it is damaged, or its base model changed.
@@ -292,7 +293,8 @@ def open_artifact(
         if on is not None:
             return on.load(task, tokenizer)
         loaded = load_model(
-            source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none")
+            source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none"),
+            dropout=dropout,
         )  # fmt: skip
         if dequantize:
             quantized.dequantize(loaded.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import Any
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunesmith import __version__
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, interrupt
 
 
 class Group(TyperGroup):
@@ -72,6 +73,7 @@ def register() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: runs a command and turns errors into one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, interrupt)
     register()
     sys.exit(run(args))
 

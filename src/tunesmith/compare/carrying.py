@@ -12,17 +12,11 @@ from tunesmith import processes
 from tunesmith.compare.planning import Planned
 from tunesmith.config import RunConfig
 from tunesmith.console import say, verbosity, warn
-from tunesmith.errors import TechniqueError, TunesmithError
+from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
 from tunesmith.run_folder import config_sha256, write_json
 
 BEGUN_FILE = "begun.json"
 """In the comparison's folder: which runs were begun, with what configuration, rows and model."""
-
-
-class Stopped(TunesmithError):
-    """Interrupted between or inside runs; what is finished stays."""
-
-    exit_code = 130
 
 
 def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +47,7 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
             result = _carry_out(planned, folder, title, identity)
         except (KeyboardInterrupt, TunesmithError) as error:
             if isinstance(error, KeyboardInterrupt) or error.exit_code == 130:
-                raise Stopped(
+                raise Interrupted(
                     f"interrupted at {title}; finished runs are kept: the same command goes on from there."
                 ) from error
             refused = getattr(error, "kind", "") == TechniqueError.__name__

@@ -37,6 +37,19 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def torch_state() -> list[torch.Tensor]:
+    """State of torch's generators: what dropout draws from."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_torch_state(state: list[torch.Tensor]) -> None:
+    """Restore what `torch_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state(state[1])
+
+
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `folder/step-N.safetensors` whole or not at all, and drop the oldest beyond `keep`.
 

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 
 from tunesmith.config import RunConfig
-from tunesmith.console import progress, say
-from tunesmith.errors import TunesmithError, UserError
+from tunesmith.console import progress, say, warn
+from tunesmith.errors import Interrupted, MemoryShortage, UserError
 from tunesmith.evaluation.cost import peak_memory
+from tunesmith.evaluation.shortage import is_shortage, let_go
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
 from tunesmith.training.feed import Pass
@@ -33,12 +34,6 @@ from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
-
-
-class Interrupted(TunesmithError):
-    """Stopped on request with its state saved; `tunesmith resume` goes on from there."""
-
-    exit_code = 130
 
 
 @dataclass
@@ -51,6 +46,8 @@ class Fit:
     best_step: int | None = None
     best_score: float | None = None
     stopped_early: bool = False
+    micro: int | None = None
+    """The most rows in a forward pass, which gets less where memory runs out."""
     bad_evaluations: int = field(default=0, repr=False)
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
     """Since the last logged line: loss x units, units, tokens, and the clock then."""
@@ -89,6 +86,8 @@ def fit(session: Session) -> Fit:
         masters.load_state_dict(saved["parameters"])
         optimizer.load_state_dict(saved["optimizer"])
         state, best = Fit(**saved["fit"]), saved["best"]
+        if state.micro is not None:
+            session.feed.limit(state.micro)
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
 
     def save() -> None:
@@ -125,10 +124,9 @@ def fit(session: Session) -> Fit:
                 break
             rate = set_rate(optimizer, factor(state.steps, session.total_steps, options))
             session.step = state.steps
-            step = [*step, *session.strategy.extra_batches(session, step)]
-            readings.begin(rate)
-            _train_step(session, step, optimizer, accelerator, readings)
+            step = _train_step(session, step, optimizer, accelerator, readings, rate)
             state.steps += 1
+            state.micro = session.feed.micro
             state.tokens += sum(p.tokens for p in step)
             units.append(sum(p.units for p in step))
             state.window[1] += units[-1]
@@ -177,9 +175,7 @@ def fit(session: Session) -> Fit:
                 save()
             if stops:
                 save()
-                raise Interrupted(
-                    f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}"
-                )
+                raise Interrupted(f"interrupted at step {state.steps}; its state is saved")
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator)
@@ -195,9 +191,62 @@ def fit(session: Session) -> Fit:
 
 
 def _train_step(
-    session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any, readings: Readings
-) -> None:
-    """One optimiser step; its loss (means of the step's parts, by their weights) and gradient norm before clipping are left to be read."""
+    session: Session,
+    step: list[Pass],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,
+    readings: Readings,
+    rate: float,
+) -> list[Pass]:
+    """One optimiser step; its loss (means of the step's parts, by their weights) and gradient norm before clipping are left to be read.
+
+    Returns the passes that it took: smaller ones than it was given where memory ran out.
+    """
+    drawn = checkpoint.torch_state()
+    while True:
+        passes = [*step, *session.strategy.extra_batches(session, step)]
+        readings.begin(rate)
+        try:
+            _gradients(session, passes, accelerator, readings)
+            break
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            failed = error
+        step = _smaller(session, step, failed)
+        del passes
+        let_go(failed)
+        session.masters.clear()
+        session.weighting.forget()
+        readings.drop()
+        checkpoint.set_torch_state(drawn)  # the same dropout as if the step had been cut like this from the start
+    _update(session, optimizer, readings)
+    return passes
+
+
+def _smaller(session: Session, step: list[Pass], error: Exception) -> list[Pass]:
+    """The same step in passes of half as many rows.
+
+    Raises:
+        MemoryShortage: one row alone does not fit, or nothing may be changed.
+    """
+    most = max(len(next(iter(each.batch.values()))) for each in step)
+    first = str(error).strip().split("\n")[0]
+    if most < 2 or not session.config.training.auto_micro_batch:
+        raise MemoryShortage(
+            f"memory ran out at step {session.step + 1} in a forward pass of {most} row{'s' if most > 1 else ''} of {step[0].length} tokens ({first}); "
+            "lower --max-length, add --set training.gradient_checkpointing=true, or take a technique or model that needs less."
+        ) from error
+    session.feed.limit(most // 2)
+    warn(
+        f"memory ran out at step {session.step + 1}: from here on a forward pass has at most {most // 2} rows, and gradients are summed over more of "
+        "them; batch size and loss stay the same (training.auto_micro_batch=false stops instead)."
+    )
+    return next(session.feed.steps(session.step, session.total_steps))
+
+
+def _gradients(session: Session, step: list[Pass], accelerator: Any, readings: Readings) -> None:
+    """Forward and backward passes of a step."""
     masters, weighting = session.masters, session.weighting
     for part, group in _by_part(step).items():
         units = sum(p.units for p in group)
@@ -212,7 +261,12 @@ def _train_step(
             masters.gather()
         readings.part(losses, units, group[0].weight)
         weighting.after_part(part, readings.last, masters)
-    weighting.finish(masters, session.step)
+
+
+def _update(session: Session, optimizer: torch.optim.Optimizer, readings: Readings) -> None:
+    """What strategy and weighting make of the gradients, clipping, and the optimiser's move."""
+    masters = session.masters
+    session.weighting.finish(masters, session.step)
     session.strategy.after_backward(session)
     session.strategy.penalty(session)
     norm = masters.norm()

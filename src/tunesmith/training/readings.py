@@ -50,6 +50,10 @@ class Readings:
         """A step with this learning rate."""
         self._steps.append(_Step(rate, []))
 
+    def drop(self) -> None:
+        """The step that was begun last begins again."""
+        self._steps.pop()
+
     def check(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of a pass, before its way back; refused if it is not finite (on a GPU when it is read)."""
         if self._bad is not None:
