@@ -357,13 +357,17 @@ def test_prediction_without_knowing_the_task(tmp_path: Path, models: Path, cli: 
     assert refused.code == 2 and "`films`" in refused.err
 
 
-def test_dropout_is_what_was_asked_for_in_every_stage(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_what_was_asked_for_in_every_stage(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the backbone and of a head that comes later; the technique's own stays what its option says."""
     seen: list[dict[str, float]] = []
     real = loop.fit
 
     def look(session: Any) -> Any:
-        modules = {f"{head}.{n}": m for head, each in session.heads.loaded.items() for n, m in each.model.named_modules()}
+        modules = {
+            f"{head}.{n}": m for head, each in session.heads.loaded.items() for n, m in each.model.named_modules()
+        }
         seen.append({n: m.p for n, m in modules.items() if isinstance(m, torch.nn.Dropout)})
         return real(session)
 

@@ -159,7 +159,7 @@ def materialise_stream(folder: Path, stream: Any) -> Any:
 
 def clear_folder(folder: Path) -> None:
     """Remove an earlier run."""
-    for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+    for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json", "diverged.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "artifact", "stages", "predictions", "distillation"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -88,6 +88,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import resume_step
     from tunesmith.training import dropout, fused_lora
+    from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -183,6 +184,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         recorder.install()
     try:
         fitted = fit(session)
+    except Diverged as error:
+        raise with_rows(error, session) from error
     finally:
         log.close()
         if recorder is not None:
@@ -211,6 +214,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "max_length": only.max_length,
             "best_step": fitted.best_step,
             "stopped_early": fitted.stopped_early,
+            "warnings": fitted.warnings,
         },
         "objective": objective.notes(),
     }

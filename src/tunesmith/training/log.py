@@ -18,11 +18,15 @@ class MetricsLog:
 
     def __init__(self, path: Path, resume_after: int | None = None, stage: str | None = None) -> None:
         self.path, self.stage = path, stage
+        self.kept: list[dict[str, Any]] = []
+        """Lines of this stage that were there and stay."""
         if path.exists() and (resume_after is not None or stage is not None):
             kept = [
                 line for line in path.read_text(encoding="utf-8").splitlines() if _stays(line, resume_after or 0, stage)
             ]
             durable.write(path, "".join(line + "\n" for line in kept))
+            own = [json.loads(line) for line in kept]
+            self.kept = [{k: v for k, v in line.items() if k != "stage"} for line in own if line.get("stage") == stage]
         elif path.exists():
             path.unlink()
         with self._writing():

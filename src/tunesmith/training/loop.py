@@ -30,6 +30,7 @@ from tunesmith.evaluation.shortage import is_shortage, let_go
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
 from tunesmith.training.feed import Pass
+from tunesmith.training.guards import Watch
 from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
@@ -49,6 +50,8 @@ class Fit:
     micro: int | None = None
     """The most rows in a forward pass, which gets less where memory runs out."""
     bad_evaluations: int = field(default=0, repr=False)
+    warnings: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """What was noticed on the way (`guards`)."""
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
     """Since the last logged line: loss x units, units, tokens, and the clock then."""
 
@@ -79,6 +82,7 @@ def fit(session: Session) -> Fit:
     state = Fit()
     best: dict[str, Any] | None = None
     readings = Readings(session.device, session.learning_rate)
+    watch = Watch(warn)
     units: list[float] = []  # of the steps that are still to be read
 
     saved = checkpoint.newest(session.checkpoints) if session.resume else None
@@ -88,6 +92,7 @@ def fit(session: Session) -> Fit:
         state, best = Fit(**saved["fit"]), saved["best"]
         if state.micro is not None:
             session.feed.limit(state.micro)
+        watch.recall(session.log.kept)
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
 
     def save() -> None:
@@ -147,19 +152,21 @@ def fit(session: Session) -> Fit:
 
             if logs:
                 speed = state.window[2] / max(state.seconds - state.window[3], 1e-9)
-                line = {
+                line: dict[str, Any] = {
                     "event": "train",
                     "step": state.steps,
                     "epoch": round(state.steps / session.feed.steps_per_epoch, 4),
                     "loss": state.window[0] / state.window[1],
                     "learning_rate": rate,
                     "gradient_norm": readings.norm,
+                    "layers": masters.layer_norms(),
                     "tokens": state.tokens,
                     "seconds": round(state.seconds, 4),
                     "tokens_per_second": round(speed, 1),
                     "peak_memory_bytes": peak_memory(session.device),
                 }
                 session.log.write(**line)
+                watch.add(line)
                 show(state, line)
                 if config.report_to:
                     accelerator.log(
@@ -170,7 +177,7 @@ def fit(session: Session) -> Fit:
                 show(state, None)
 
             if measures:
-                best = _evaluate(session, state, best, accelerator)
+                best = _evaluate(session, state, best, accelerator, watch)
             if saves:
                 save()
             if stops:
@@ -178,7 +185,10 @@ def fit(session: Session) -> Fit:
                 raise Interrupted(f"interrupted at step {state.steps}; its state is saved")
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
-        best = _evaluate(session, state, best, accelerator)
+        best = _evaluate(session, state, best, accelerator, watch)
+    still = [name for name, tensor in masters.tensors.items() if not _ever_moved(optimizer, tensor)]
+    watch.add({"event": "end", "step": state.steps, "still": still, "of": len(masters.tensors)})
+    state.warnings = watch.warnings
     if options.keep_best and best is not None:
         masters.load_state_dict(best["weights"])
         session.strategy.return_to(checkpoint.moved(best["strategy"], session.device))
@@ -205,7 +215,7 @@ def _train_step(
     drawn = checkpoint.torch_state()
     while True:
         passes = [*step, *session.strategy.extra_batches(session, step)]
-        readings.begin(rate)
+        readings.begin(session.step + 1, rate)
         try:
             _gradients(session, passes, accelerator, readings)
             break
@@ -256,10 +266,10 @@ def _gradients(session: Session, step: list[Pass], accelerator: Any, readings: R
             # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
             with attention_kernel(session.device, masters.dtype, each.length):
                 loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
-                losses.append(readings.check(loss.detach()))
+                losses.append(readings.check(loss.detach(), each))
                 accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
             masters.gather()
-        readings.part(losses, units, group[0].weight)
+        readings.part(losses, group, units, group[0].weight)
         weighting.after_part(part, readings.last, masters)
 
 
@@ -278,12 +288,11 @@ def _update(session: Session, optimizer: torch.optim.Optimizer, readings: Readin
             optimizer.grad_scale = excess  # type: ignore[attr-defined]
         else:
             torch._foreach_div_([t.grad for t in masters.tensors.values() if t.grad is not None], excess)
-    readings.hold_back(optimizer)
+    readings.hold_back(optimizer, norm)
     optimizer.step()
     masters.clear()
     masters.scatter()
     session.strategy.after_step(session)
-    readings.end(norm)
 
 
 def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
@@ -293,14 +302,24 @@ def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
     return found
 
 
-def _evaluate(session: Session, state: Fit, best: dict[str, Any] | None, accelerator: Any) -> dict[str, Any] | None:
+def _ever_moved(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> bool:
+    """Whether a parameter ever got a gradient: Adam's second moment remembers."""
+    moment = optimizer.state.get(tensor, {}).get("exp_avg_sq")
+    return moment is not None and bool(moment.any())
+
+
+def _evaluate(
+    session: Session, state: Fit, best: dict[str, Any] | None, accelerator: Any, watch: Watch
+) -> dict[str, Any] | None:
     """Measure, log, and keep the weights if they are the best so far."""
     assert session.measure is not None
     metrics = session.measure()
     session.train_mode()
-    session.log.write(
-        event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics
-    )
+    line = {
+        "event": "evaluate", "step": state.steps, "split": session.measured_on, "seconds": round(state.seconds, 4), "metrics": metrics,
+    }  # fmt: skip
+    session.log.write(**line)
+    watch.add(line)
     if session.config.report_to:
         accelerator.log({f"{session.measured_on}/{name}": value for name, value in metrics.items()}, step=state.steps)
     options = session.config.training
