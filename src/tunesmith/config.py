@@ -34,7 +34,9 @@ NEW_MODELS = ("rnn", "lstm", "gru")
 class TrainingOptions(Options):
     """How the loop runs. Defaults are those a practitioner would start with."""
 
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning-rate schedule")
+    schedule: Literal["linear", "cosine", "constant", "range"] = Field(
+        "linear", description="learning-rate schedule (range: growing to the peak, for a range test)"
+    )
     warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -71,6 +73,7 @@ class TrainingOptions(Options):
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
     log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
 
     @property

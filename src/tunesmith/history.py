@@ -216,7 +216,7 @@ class History:
 
         now = {task.name for task in self.stages[number].tasks}
         answers = {"" if self.alone else name: found for name, found in said.items() if name in now and found}
-        watch = Watch(warn)
+        watch = Watch(warn, on=self.config.training.guards)
         watch.add(
             {
                 "event": "measured",

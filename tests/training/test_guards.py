@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tunesmith
+from tunesmith.cli.show import show
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 from tunesmith.training import loop
@@ -77,6 +78,14 @@ def test_a_rate_that_is_too_high(tmp_path: Path, models: Path, capsys: pytest.Ca
     assert "the learning rate (0.5) is too high" in found["rate-too-high"]
     assert "--find-learning-rate" in found["rate-too-high"]
     assert "too high for this model" in " ".join(capsys.readouterr().err.split())
+    show(run.folder, as_json=False)
+    assert "Noticed at step 24: the training loss ended at" in " ".join(capsys.readouterr().out.split())
+
+
+def test_they_can_be_turned_off(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = go(tmp_path, models, technique="full", learning_rate=0.5, training={"guards": False})
+    assert noticed(run) == {}
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_rate_that_is_too_low(tmp_path: Path, models: Path) -> None:
@@ -96,7 +105,9 @@ def test_overfitting(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture
 def test_parameters_that_nothing_reads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tunesmith.techniques.bitfit import BitFit
 
-    monkeypatch.setattr("tunesmith.artifacts.verify.verify_run", lambda folder: {})  # in a process that knows nothing of this
+    monkeypatch.setattr(
+        "tunesmith.artifacts.verify.verify_run", lambda folder: {}
+    )  # in a process that knows nothing of this
     attach = BitFit.attach
 
     def dead(self: Any, backbone: Any) -> None:

@@ -62,6 +62,7 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
         "metrics": result["metrics"],
         "cost": result["cost"],
         "forgetting": result.get("forgetting"),
+        "warnings": result.get("training", {}).get("warnings", []),
         "provenance": result["provenance"],
         "curve": curve(place),
     }

@@ -12,29 +12,31 @@ Notable:
 
 from __future__ import annotations
 
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tunesmith.config import RunConfig
-from tunesmith.console import progress, say, warn
+from tunesmith.console import say, warn
 from tunesmith.errors import Interrupted, MemoryShortage, UserError
 from tunesmith.evaluation.cost import peak_memory
 from tunesmith.evaluation.shortage import is_shortage, let_go
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
+from tunesmith.training.bar import bar
 from tunesmith.training.feed import Pass
 from tunesmith.training.guards import Watch
 from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
+from tunesmith.training.stopping import stop_requests
+
+RANGE_ENDS = 4.0
+"""Times the lowest loss: beyond it a range test has seen enough."""
 
 
 @dataclass
@@ -82,8 +84,9 @@ def fit(session: Session) -> Fit:
     state = Fit()
     best: dict[str, Any] | None = None
     readings = Readings(session.device, session.learning_rate)
-    watch = Watch(warn)
+    watch = Watch(warn, on=options.guards)
     units: list[float] = []  # of the steps that are still to be read
+    lowest = math.inf
 
     saved = checkpoint.newest(session.checkpoints) if session.resume else None
     if saved is not None:
@@ -120,7 +123,7 @@ def fit(session: Session) -> Fit:
         session.weighting.load_state_dict(saved["weighting"])
         checkpoint.set_rng_state(saved["rng"])  # after what a strategy drew while it got ready
     session.train_mode()
-    with _stop_requests() as stop, _bar(session) as show:
+    with stop_requests() as stop, bar(session) as show:
         passes = session.feed.steps(state.steps, session.total_steps)
         while not state.stopped_early:
             started = time.perf_counter()
@@ -168,6 +171,9 @@ def fit(session: Session) -> Fit:
                 session.log.write(**line)
                 watch.add(line)
                 show(state, line)
+                lowest = min(lowest, line["loss"])
+                if options.schedule == "range" and line["loss"] > RANGE_ENDS * lowest:
+                    state.stopped_early = True
                 if config.report_to:
                     accelerator.log(
                         {f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps
@@ -337,56 +343,6 @@ def _evaluate(
             state.stopped_early = True
             say(f"Stopped early at step {state.steps}: no better {session.primary} since step {state.best_step}.")
     return best
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _bar(session: Session) -> Iterator[Callable[[Fit, dict[str, Any] | None], None]]:
-    """Progress with loss, rate, speed, memory and time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
-        TimeRemainingColumn(),
-    )
-    with progress(*columns) as bar:
-        shown = bar.add_task(session.title or session.technique.name, total=session.total_steps, info="")
-
-        def show(state: Fit, line: dict[str, Any] | None) -> None:
-            info = {}
-            if line:
-                info["info"] = (
-                    f"loss {line['loss']:.4f}  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s  "
-                    f"{line['peak_memory_bytes'] / 2**30:.2f} GiB"
-                )
-            bar.update(shown, completed=state.steps, **info)  # type: ignore[arg-type]
-
-        yield show
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tunesmith import durable
 from tunesmith.compare import format as human
 from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
-from tunesmith.compare.report.facts import machine_facts, protocol_facts, title
+from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
@@ -126,6 +126,7 @@ def _details(
         "label": human.metric_label(primary, scale),
         "metrics": _metric_table(results, rows),
         "runs": [_run_view(run, primary, scale) for run in runs],
+        "noticed": noticed(runs),
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
         "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],

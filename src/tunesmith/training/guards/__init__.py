@@ -33,14 +33,15 @@ class Watch:
 
     Args:
         say: told every sentence.
+        on: off, it only listens.
 
     Attributes:
         warnings: what was said: guard, step and sentence.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], *, on: bool = True) -> None:
         self.say = say
-        self.guards = guards()
+        self.guards = guards() if on else []
         self.lines: list[Line] = []
         self.warnings: list[dict[str, Any]] = []
 
