@@ -98,9 +98,9 @@ def _each_place(act: Callable[[str], None]) -> None:
     import_module("tunesmith.training.loop")
     held, lengths = Readings.hold_back, evaluate.by_length
 
-    def hold_back(self: Readings, optimizer: Any) -> None:
+    def hold_back(self: Readings, *args: Any) -> None:
         act("step")
-        held(self, optimizer)
+        held(self, *args)
 
     def by_length(*args: Any) -> Iterator[Any]:
         for each in lengths(*args):

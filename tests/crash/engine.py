@@ -77,9 +77,15 @@ def command(
             if prepare is not None:
                 prepare()
             _watch_writes(world, listed, kill_at, fail_at, signal_number)
-            from tunesmith.cli.main import run
+            import torch
 
-            code = run(list(args))
+            from tunesmith.cli.main import main
+
+            torch.set_num_threads(1)  # the threads of the parent are not here
+            try:
+                main(list(args))
+            except SystemExit as end:
+                code = int(end.code or 0)
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
@@ -99,6 +105,7 @@ def _speak_to(log: Path) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)  # whoever captured them
 
 
 def _watch_writes(world: Path, listed: Path, kill_at: int | None, fail_at: int | None, number: int) -> None:
@@ -120,13 +127,13 @@ def _watch_writes(world: Path, listed: Path, kill_at: int | None, fail_at: int |
             return
         name = os.fsdecode(path)
         name = name if name.startswith("/") else str(Path(name).absolute())
-        if not name.startswith(root) or name.endswith((".lock", "/said.txt", "/writes.txt")):
+        if not name.startswith(root) or name.endswith((".lock", "/said.txt", "/writes.txt", "/counted.json")):
             return
         seen += 1
         os.write(handle, f"{event} {name.removeprefix(root)}\n".encode())
         if seen == kill_at:
             os.kill(os.getpid(), number)
-        if fail_at is not None and seen >= fail_at and event != "os.remove":
+        if fail_at is not None and seen >= fail_at and event not in ("os.remove", "os.rmdir"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     sys.addaudithook(watch)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunesmith import __version__
-from tunesmith.errors import TunesmithError, interrupt
+from tunesmith.errors import Interrupted, TunesmithError, interrupt
 
 
 class Group(TyperGroup):
@@ -95,6 +95,8 @@ def run(args: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _explain(error)
+    if code == Interrupted.exit_code:  # typer makes an exit of Ctrl-C
+        _say("interrupted", "stopped before anything was saved.")
     return code if isinstance(code, int) else 0  # what `raise typer.Exit(2)` comes back as
 
 
