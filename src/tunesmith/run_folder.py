@@ -64,6 +64,7 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
 
 
 LOCK = ".lock"
+DECIDED = "decided.json"
 GRACE = 3.0  # seconds: a child of a process that was killed dies a moment later
 _held: set[Path] = set()
 
@@ -163,6 +164,20 @@ def clear_folder(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "artifact", "stages", "predictions", "distillation"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def decided(checkpoints: Path) -> dict[str, Any]:
+    """What a fit decided by measuring this machine, which must not be decided anew when it is gone on with; nothing if it has not begun."""
+    try:
+        return dict(json.loads((checkpoints / DECIDED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def decide(checkpoints: Path, found: Mapping[str, Any]) -> None:
+    """Keep that."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(checkpoints / DECIDED, dict(found))
 
 
 def resume_step(checkpoints: Path) -> int:

@@ -86,7 +86,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.evaluation import cost
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
-    from tunesmith.run_folder import resume_step
+    from tunesmith.run_folder import decide, decided, resume_step
     from tunesmith.training import dropout, fused_lora
     from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
@@ -104,13 +104,16 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     turn.strategy.before_model(heads, turn.number, turn.parts)
     objective = model.objective
     place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
+    checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
+    before = decided(checkpoints) if resume else {}
     objective.prepare(ground_of(model, turn.parts, place))
     own = {**turn.strategy.modules(), **objective.modules()}
     learning, total = (n + sum(p.numel() for p in own.values()) for n in cost.parameters(heads))
     rows, stand_in, spent = None, None, 0.0
     only = next(iter(turn.parts.values()))
     inside = objective.required_outputs()
-    dtype, why = pick_dtype(config.dtype, model.device, total)
+    dtype, why = pick_dtype(before.get("dtype", config.dtype), model.device, total)
+    chosen = {"dtype": str(dtype).removeprefix("torch.")}
     if (
         turn.alone
         and technique.cache_boundary == "base"
@@ -130,6 +133,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
     masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    if "micro" in before:
+        feed.limit(before["micro"])
     if options.gradient_checkpointing is None:
         make_room(model, feed, learning)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
@@ -149,8 +154,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}."
     )
     if stand_in is None and turn.alone:
-        stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps)
+        wanted = before.get("cached_layers", options.cache_frozen_layers)
+        stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
     before_fit()
+    decide(checkpoints, {**chosen, "micro": feed.micro, "cached_layers": bool(getattr(feed, "lower", None))})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
     def measure() -> dict[str, float]:
@@ -164,7 +171,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     seeding.seed_everything(
         seeding.derive(config.seed, "fit") if turn.alone else seeding.derive(config.seed, "fit", stage.name)
     )
-    checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
     log = MetricsLog(
         model.folder / "metrics.jsonl",
         resume_after=resume_step(checkpoints) if resume else None,
@@ -269,8 +275,15 @@ def make_room(model: Model, feed: Any, learning: int) -> None:
     if memory.can_recompute(model.heads):
         memory.recompute(model.heads)
         say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
-    else:
+        return
+    if not model.config.training.auto_micro_batch:
         warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
+        return
+    while feed.micro > 1 and memory.shortage(feed, learning, model.device):
+        feed.limit(feed.micro // 2)
+    say(
+        f"{missing}: a forward pass has at most {feed.micro} rows; batch size and loss stay the same (training.auto_micro_batch=false)."
+    )
 
 
 def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:

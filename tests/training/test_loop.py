@@ -339,3 +339,23 @@ def test_result_has_the_schema(tmp_path: Path, models: Path) -> None:
     }
     assert result["metrics"]["primary"] in result["metrics"]["after"]
     assert "loss" in result["metrics"]["after"]
+
+
+def test_what_was_decided_by_measuring_is_not_decided_anew(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, power_cut: Any
+) -> None:
+    """A machine that is busy when a run is gone on with finds bf16 no faster, or has less memory; the run stays what it was."""
+    from tunesmith.training import machine, memory, precision
+
+    monkeypatch.setattr(precision, "SMALL", 0)
+    monkeypatch.setattr(machine, "half_precision_gain", lambda: 2.0)
+    settings: dict[str, Any] = {"dtype": "auto", "training": {"checkpoint_every": 2}}
+    whole = go(tmp_path, models, "whole", **settings)
+    with power_cut(4):
+        go(tmp_path, models, "cut", **settings)
+    monkeypatch.setattr(machine, "half_precision_gain", lambda: 0.5)
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(memory, "can_recompute", lambda heads: True)
+    again = tunesmith.resume(tmp_path / "cut")
+    assert again["training"]["dtype"] == whole.result["training"]["dtype"] == "bfloat16"
+    assert furthest(whole, tunesmith.RunResult(tmp_path / "cut", again)) == 0.0
