@@ -104,7 +104,7 @@ def sync_tree(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file's content to disk."""
-    with path.open("rb+") as stream:
+    with path.open("rb+" if os.name == "nt" else "rb") as stream:  # a file may be read-only, and only Windows minds
         os.fsync(stream.fileno())
 
 

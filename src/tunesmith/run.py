@@ -143,9 +143,9 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
             return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
     except (KeyboardInterrupt, TunesmithError) as error:
         stopped = isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code
-        if not stopped or not (folder / "config.yaml").is_file():
+        if inside or not stopped or not (folder / "config.yaml").is_file():
             raise
-        saved = str(error) if isinstance(error, Interrupted) and not inside else "interrupted"
+        saved = str(error) if isinstance(error, Interrupted) else "interrupted"
         raise Interrupted(f"{saved}; go on with: tunesmith resume {folder}") from error
 
 

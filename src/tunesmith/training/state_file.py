@@ -44,7 +44,7 @@ def write(path: Path, state: Mapping[str, Any], advice: str = durable.ADVICE) ->
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    plain = json.dumps(_taken_apart(state, tensors, "state"), ensure_ascii=False).encode()
+    plain = json.dumps(_taken_apart(state, tensors, set(), "state"), ensure_ascii=False).encode()
     content = {STRUCTURE: torch.frombuffer(bytearray(plain), dtype=torch.uint8), **tensors}
     notes = {FORMAT: checksum(content)}  # one entry: several come in an order of chance
     try:
@@ -85,22 +85,23 @@ def checksum(content: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _taken_apart(value: Any, tensors: dict[str, torch.Tensor], where: str) -> Any:
+def _taken_apart(value: Any, tensors: dict[str, torch.Tensor], seen: set[int], where: str) -> Any:
     """The same as JSON can hold it, its tensors put aside."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         here = value.detach().cpu().contiguous()
-        whole = here.untyped_storage().nbytes() == here.numel() * here.element_size()
-        seen = {each.untyped_storage().data_ptr() for each in tensors.values()}
-        tensors[name] = here if whole and here.untyped_storage().data_ptr() not in seen else here.clone()
+        storage = here.untyped_storage()
+        alone = storage.nbytes() == here.numel() * here.element_size() and storage.data_ptr() not in seen
+        tensors[name] = here if alone else here.clone()  # the file format keeps no shared memory
+        seen.add(storage.data_ptr())
         return {MARK: "tensor", "number": name}
     if isinstance(value, Mapping):
-        items = [(key, _taken_apart(each, tensors, f"{where}.{key}")) for key, each in value.items()]
+        items = [(key, _taken_apart(each, tensors, seen, f"{where}.{key}")) for key, each in value.items()]
         if all(isinstance(key, str) and key != MARK for key, _ in items):
             return dict(items)
-        return {MARK: "dict", "items": [[_taken_apart(key, tensors, where), each] for key, each in items]}
+        return {MARK: "dict", "items": [[_taken_apart(key, tensors, seen, where), each] for key, each in items]}
     if isinstance(value, (list, tuple)):
-        found = [_taken_apart(each, tensors, f"{where}[{i}]") for i, each in enumerate(value)]
+        found = [_taken_apart(each, tensors, seen, f"{where}[{i}]") for i, each in enumerate(value)]
         return found if isinstance(value, list) else {MARK: "tuple", "items": found}
     if value is None or type(value) in (bool, int, float, str):
         return value
