@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import trust
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
@@ -140,7 +141,8 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
     try:
         with claimed(folder):
             done = open_folder(folder, overwrite=overwrite, resume=resume)  # nobody else can finish it any more
-            return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
+            with trust.remote_code(config.trust_remote_code):
+                return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
     except (KeyboardInterrupt, TunesmithError) as error:
         stopped = isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code
         if inside or not stopped or not (folder / "config.yaml").is_file():

@@ -25,12 +25,12 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith import durable, registry
+from tunesmith import durable, registry, trust
 from tunesmith.artifacts.card import card
 from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
 from tunesmith.data.task_inference import TaskInference
-from tunesmith.errors import ArtifactError, UserError
+from tunesmith.errors import ArtifactError, UserError, called
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
@@ -43,6 +43,11 @@ INFO = "tunesmith.json"
 CARD = "README.md"
 HEADS_FILE = "heads.safetensors"
 SCHEMA = 1
+NEEDED: dict[str, type] = {
+    "task": str, "task_options": dict, "task_state": dict, "technique": str, "technique_options": dict, "format": str, "base_model": dict, "head": list,
+    "max_length": int, "trust_remote_code": bool, "seed": int, "files": dict,
+}  # fmt: skip
+"""Entries of an artifact's description that everything relies on."""
 
 
 @dataclass
@@ -192,8 +197,23 @@ def read_info(
         raise ArtifactError(
             f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it."
         )
+    _check(info, path)
     info["folder"] = str(folder)
     return info
+
+
+def _check(info: Mapping[str, Any], path: Path) -> None:
+    """Refuse a description that nobody who writes artifacts has written: its hash says that it is whole, not who made it."""
+    for name, kind in NEEDED.items():
+        if not isinstance(info.get(name), kind):
+            raise ArtifactError(
+                f"`{path}` is damaged (`{name}` is {called(info.get(name))}); restore it from a copy or train again."
+            )
+    for name in info["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(
+                f"`{path}` names the file `{name}`, which lies outside of the artifact; take one from somewhere you trust."
+            )
 
 
 def description_sha256(info: Mapping[str, Any]) -> str:
@@ -280,12 +300,17 @@ def open_artifact(
     )
     if info.get("as_saved"):
         technique.given = saved_config(folder)
-    trust, seed = bool(info["trust_remote_code"]), int(info["seed"])
+    asks, seed = bool(info["trust_remote_code"]), int(info["seed"])
+    if asks and not trust.allowed():
+        raise ArtifactError(
+            f"the artifact `{folder}` asks to run code that its base model brings along; add --trust-remote-code (trust_remote_code=True) if you "
+            "trust whoever made it."
+        )
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"
     source = own if whole else _base(info, on)
     near = source if on is None else on.source
-    tokenizer = load_tokenizer(own if has_tokenizer(folder) else near, trust_remote_code=trust)
+    tokenizer = load_tokenizer(own if has_tokenizer(folder) else near, trust_remote_code=asks)
     if on is not None:
         on.accept(info, source, tokenizer)
 
@@ -293,7 +318,7 @@ def open_artifact(
         if on is not None:
             return on.load(task, tokenizer)
         loaded = load_model(
-            source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none"),
+            source, tokenizer, task, dtype=dtype, trust_remote_code=asks, seed=seed, quantization=info.get("quantization", "none"),
             dropout=dropout,
         )  # fmt: skip
         if dequantize:
