@@ -11,11 +11,18 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+LONGEST = 3000
+"""Characters of a message: what it repeats of its input may be of any length."""
+
 
 class TunesmithError(Exception):
     """Something failed that the caller's input did not cause; the command line exits with 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        cut = len(message) - LONGEST
+        super().__init__(message if cut <= 0 else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}")
 
 
 class UserError(TunesmithError):

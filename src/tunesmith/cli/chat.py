@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from tunesmith import durable
 from tunesmith.artifacts.writing import Sampling, Writer
-from tunesmith.console import people, say, verbosity
+from tunesmith.console import CONTROLS, people, say, verbosity
 from tunesmith.errors import DataError, SaveError, UserError, nearest
 from tunesmith.seeding import derive
 
@@ -133,7 +133,7 @@ class Conversation:
         self.messages = [*messages, {"role": "assistant", "content": writing.text}]
 
     def _print(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.translate(CONTROLS))  # a model may write anything
         sys.stdout.flush()
 
     # ---- commands

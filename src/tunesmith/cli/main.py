@@ -129,4 +129,6 @@ def _explain(error: Exception) -> int:
 
 
 def _say(kind: str, message: str) -> None:
-    print(f"{kind}: {message}", file=sys.stderr)
+    from tunesmith.console import visible
+
+    print(f"{kind}: {visible(message)}", file=sys.stderr)
