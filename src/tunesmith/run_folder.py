@@ -26,6 +26,7 @@ from tunesmith.cache.store import key_of
 from tunesmith.config import RunConfig
 from tunesmith.console import say
 from tunesmith.errors import SaveError, UserError
+from tunesmith.location import cache_root
 from tunesmith.training import checkpoint
 
 
@@ -63,7 +64,6 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     return None
 
 
-LOCK = ".lock"
 DECIDED = "decided.json"
 GRACE = 3.0  # seconds: a child of a process that was killed dies a moment later
 _held: set[Path] = set()
@@ -71,7 +71,7 @@ _held: set[Path] = set()
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder that is there, so that no other process writes into it; the lock of a process that dies is free.
+    """Hold a folder that is there, so that no other process of this machine writes into it; the lock of a process that dies is free.
 
     Raises:
         UserError: another process holds it.
@@ -82,24 +82,31 @@ def claimed(folder: Path) -> Iterator[None]:
     if place in _held:  # by this process, further out
         yield
         return
-    lock = FileLock(place / LOCK)
+    lock = lock_of(place)
     try:
-        lock.acquire(timeout=GRACE)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        held.acquire(timeout=GRACE)
     except Timeout as error:
         raise UserError(
             f"another process is writing into `{folder}` right now; wait for it, or give another --output."
         ) from error
     except OSError as error:
-        raise SaveError(f"cannot write into `{folder}`: {durable.reason(error)}; give another --output.") from error
+        raise SaveError(
+            f"cannot write `{lock}`: {durable.reason(error)}; set TUNESMITH_CACHE to another folder."
+        ) from error
     _held.add(place)
     try:
         durable.settle(folder / "artifact")
         yield
     finally:
         _held.discard(place)
-        if place.is_dir() and [each.name for each in place.iterdir()] == [LOCK]:
-            durable.remove(place / LOCK)  # a folder with nothing in it is not kept
-        lock.release()
+        held.release()
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that is locked while a folder is written: in the cache, because it stays (removing it would let two processes hold two of it)."""
+    return cache_root() / "locks" / f"{key_of(folder=str(folder.resolve()))}.lock"
 
 
 def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:

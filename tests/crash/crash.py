@@ -173,7 +173,7 @@ def survive(reference: Reference, chosen: Sequence[tuple[str, float]]) -> Outcom
         found.trouble = f"not finished after {MOST_TRIES} tries"
         return found
     found.differences = engine.differences(reference.whole, reference.run)
-    left = [p.relative_to(reference.run).as_posix() for p in reference.run.rglob(".*") if p.name != ".lock"]
+    left = [p.relative_to(reference.run).as_posix() for p in reference.run.rglob(".*")]
     found.differences += [f"left behind: {name}" for name in left]
     return found
 

@@ -151,7 +151,7 @@ def content(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or path.name in (".lock", "begun.json", "report.html") or "checkpoints/" in f"{name}/":
+        if path.is_dir() or path.name in ("begun.json", "report.html") or "checkpoints/" in f"{name}/":
             continue
         if path.name == "metrics.jsonl":
             found[name] = [without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

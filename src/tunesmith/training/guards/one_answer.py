@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from tunesmith.training.guards._base import Guard, Line
 
+STEPS = 10
 ROWS = 8
 TRUE_SHARE = 0.9
 
 
 class OneAnswer(Guard):
-    """All answers are one, and at most nine tenths of the true ones are."""
+    """After ten steps or more all answers are one, and at most nine tenths of the true ones are."""
 
     name = "one-answer"
 
     def look(self, lines: Sequence[Line]) -> str | None:
         """See what was measured behind the fit."""
         last = lines[-1]
-        if last["event"] != "measured":
+        if last["event"] != "measured" or last["step"] < STEPS:
             return None
         for task, found in last["answers"].items():
             if found["rows"] >= ROWS and found["most"] == 1.0 and found["true"] <= TRUE_SHARE:
