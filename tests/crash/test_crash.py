@@ -124,6 +124,7 @@ def test_a_folder_is_one_process_s_at_a_time(
 ) -> None:
     world = reference("lora-dropout")
     monkeypatch.setattr(run_folder, "GRACE", 0.1)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(world.folder / "cache"))
     world.run.mkdir()
     with run_folder.claimed(world.run):
         ended = engine.command(world.args, world.folder, prepare=run_folder._held.clear)

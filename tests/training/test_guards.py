@@ -256,3 +256,19 @@ def test_a_resumed_run_notices_the_same(tmp_path: Path, models: Path, power_cut:
         go(tmp_path / "cut", models, **settings)
     again = tunesmith.resume(tmp_path / "cut")
     assert again["training"]["warnings"] == whole.result["training"]["warnings"] != []
+
+
+def test_what_is_replaced_does_not_learn(tmp_path: Path, models: Path) -> None:
+    """Features are pooled in place of a pooler; one that came without weights would never get a gradient."""
+    import transformers
+
+    folder, place = tiny_model("bert", models / "bert"), tmp_path / "without a pooler"
+    transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(place)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    for pooling, learning in (("mean", 2 * 32 + 2 + 4), ("native", 2 * 32 + 2 + 32 * 32 + 32)):
+        run = tunesmith.train(
+            str(place), train=toy_rows(32), eval=toy_rows(16), technique="feature-based", max_steps=12, doctor=False, device="cpu",
+            output=tmp_path / pooling, **{"feature-based": {"pooling": pooling}},
+        )  # fmt: skip
+        assert "dead-parameters" not in noticed(run)
+        assert run.result["cost"]["trainable_parameters"] == learning
