@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
 def test_commands_run(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [f"{row['text']} {number},{row['label']}" for number, row in enumerate(toy_rows(48))]
+    rows = [f"{row['text']} {number},{row['label']}" for number, row in enumerate(toy_rows(200))]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
