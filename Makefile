@@ -1,6 +1,8 @@
 # make setup   virtual environment with exact versions        make demo   compare techniques on real data, with a report
 # make test    the tests                                      make check  format, lint, types, import rules
 # make bench   speed and memory against the peers, on an idle machine (FULL=1: more rows, three seeds, hours)
+# make crash-test   kills runs at random instants and compares what they leave, bit for bit (KILLS=200: half an hour)
+# make fuzz         feeds every reader with nearly right files (SECONDS=3600: an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +11,7 @@ SEEDS ?= 0,1,2
 ROWS ?= 3000
 EPOCHS ?= 2
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format bench crash-test fuzz clean
 
 setup: $(STAMP)
 
@@ -38,6 +40,16 @@ PEERS := .peers
 bench: setup
 	test -d $(PEERS) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) trl==1.16.0
 	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/bench.py $(if $(FULL),--full)
+
+KILLS ?= 200
+crash-test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/crash/crash.py --kills $(KILLS)
+
+# atheris, which follows what the code does, where it can be had; our own mutations anyway.
+SECONDS ?= 3600
+fuzz: setup
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps atheris==3.0.0
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS)
 
 format: setup
 	$(BIN)/ruff format src tests benchmarks

@@ -3,8 +3,8 @@
     python benchmarks/distillation_of_texts.py                 one seed, about an hour on one core
     python benchmarks/distillation_of_texts.py --seeds 0,1,2
 
-The teacher is the whole model with LoRA on the labelled rows. Each student keeps half of its layers, evenly spread, learns all its weights for the same
-number of steps, and is scored by the share of answers that it writes word for word (exact match) and by the perplexity of the true
+The teacher is the whole model, all of its weights learned from the labelled rows. Each student keeps half of its layers, evenly spread,
+learns all its weights for the same number of steps, and is scored by the share of answers that it writes word for word (exact match) and by the perplexity of the true
 ones, on rows that nobody has seen. Unlabelled rows are further sentences without their intent:
 
     labels                the labelled rows alone
@@ -135,9 +135,10 @@ def main() -> None:
             **COMMON,
             train=files["train"],
             eval=files["eval"],
-            technique="lora",
+            technique="full",
+            learning_rate=args.rate,
             seed=seed,
-            epochs=6,
+            max_steps=args.steps,
         )["metrics"]["after"]
         teachers.append({"seed": seed, "exact_match": shown["exact_match"], "perplexity": shown["perplexity"]})
         print(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tunesmith import console
+from tunesmith.errors import TunesmithError
 
 
 @pytest.fixture
@@ -38,3 +42,24 @@ def test_short_work_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with console.progress() as bar:
         bar.advance(bar.add_task("before", total=4), 2)
     assert capfd.readouterr().err == ""
+
+
+def test_control_characters_are_shown_and_not_obeyed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, cli: Any
+) -> None:
+    """A file's name or a cell may hold what clears a terminal, sets its title, or turns the direction of writing."""
+    evil = "a\x1b[2J\x1b]0;title\x07b\rc\x9bd\u202egnp.exe"
+    console.say(evil)
+    console.warn(evil)
+    shown = capsys.readouterr().err
+    assert "\\x1b[2J\\x1b]0;title\\x07b\\x0dc\\x9bd\\u202egnp.exe" in shown
+    assert not set(shown) & set("\x1b\x07\r\x9b\u202e")
+    assert console.visible("Tiếng Việt\n\tđẹp 👍🏽 عربي") == "Tiếng Việt\n\tđẹp 👍🏽 عربي"
+    answer = cli("train", "--model", "m", "--train", tmp_path / "\x1b[31mred.csv")
+    assert answer.code == 2 and "\\x1b[31mred.csv" in answer.err and "\x1b" not in answer.err
+
+
+def test_a_message_that_repeats_its_input_is_cut() -> None:
+    error = TunesmithError("begin " + "x" * 100_000 + " end")
+    assert len(str(error)) < 3100 and str(error).startswith("begin ") and str(error).endswith(" end")
+    assert str(TunesmithError("short")) == "short"

@@ -17,6 +17,7 @@ from tunesmith.errors import UserError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import loop
+from tunesmith.training.checkpoint import read_state
 from tunesmith.training.log import read
 
 FLIPPED = [{**row, "label": "negative" if row["label"] == "positive" else "positive"} for row in toy_rows(32)]
@@ -226,7 +227,7 @@ def test_a_plain_run_is_continued_and_continued_again(strategy: str, tmp_path: P
     assert stream["stages"] == ["text-classification", "text-classification-2", "text-classification-3"]
     assert stream["matrix"][0][0] == first.metrics["accuracy"]
     assert found.result["training"]["steps"] == 4
-    state = torch.load(next((tmp_path / "2" / "stages").glob("02-*/strategy.pt")), weights_only=True)
+    state = read_state(next((tmp_path / "2" / "stages").glob("02-*/strategy.safetensors")))
     kept = state["anchors"] if strategy == "ewc" else {row["task"] for row in state["memory"]}
     assert len(kept) == 3
 
@@ -354,3 +355,25 @@ def test_prediction_without_knowing_the_task(tmp_path: Path, models: Path, cli: 
         assert (either["prediction"], either["score"]) == (right["prediction"], pytest.approx(right["score"], abs=1e-6))
     refused = cli("predict", "-q", found.folder, "--data", data, "--head", "film", "-o", tmp_path / "x")
     assert refused.code == 2 and "`films`" in refused.err
+
+
+def test_dropout_is_what_was_asked_for_in_every_stage(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the backbone and of a head that comes later; the technique's own stays what its option says."""
+    seen: list[dict[str, float]] = []
+    real = loop.fit
+
+    def look(session: Any) -> Any:
+        modules = {
+            f"{head}.{n}": m for head, each in session.heads.loaded.items() for n, m in each.model.named_modules()
+        }
+        seen.append({n: m.p for n, m in modules.items() if isinstance(m, torch.nn.Dropout)})
+        return real(session)
+
+    monkeypatch.setattr(loop, "fit", look)
+    go(tmp_path, models, "films", "words", max_steps=1, training={"dropout": 0.25}, lora={"dropout": 0.125})
+    assert len(seen) == 2
+    for rates in seen:
+        assert {rate for name, rate in rates.items() if "lora" in name} == {0.125}
+        assert {rate for name, rate in rates.items() if "lora" not in name} == {0.25}

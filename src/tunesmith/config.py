@@ -34,7 +34,9 @@ NEW_MODELS = ("rnn", "lstm", "gru")
 class TrainingOptions(Options):
     """How the loop runs. Defaults are those a practitioner would start with."""
 
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning-rate schedule")
+    schedule: Literal["linear", "cosine", "constant", "range"] = Field(
+        "linear", description="learning-rate schedule (range: growing to the peak, for a range test)"
+    )
     warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -43,6 +45,10 @@ class TrainingOptions(Options):
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient norm to this; 0 turns clipping off")
     micro_batch_size: int | None = Field(
         None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
+    )
+    auto_micro_batch: bool = Field(
+        True,
+        description="where memory runs out, halve the forward pass and go on: batch size and loss stay the same; off: stop",
     )
     length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
     chunked_loss: bool = Field(
@@ -67,6 +73,7 @@ class TrainingOptions(Options):
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
     log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
 
     @property

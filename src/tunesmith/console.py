@@ -55,16 +55,27 @@ def people(stderr: bool = True) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else WIDTH)
 
 
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""What moves a terminal's cursor, clears it or sets its title; not a new line, nor a tab."""
+TURNS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""What turns the direction of writing, so that a name reads as another."""
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are shown instead of obeyed."""
+    return text.translate({**CONTROLS, **TURNS})
+
+
 def say(message: str, *, level: int = 0) -> None:
     """Print one line for people when the verbosity is at least `level`."""
     if _verbosity >= level + _nested:
-        people().print(message, markup=False)
+        people().print(visible(message), markup=False)
 
 
 def warn(message: str) -> None:
     """Print a warning for people; shown unless `-q`."""
     if _verbosity >= 0:
-        people().print(f"warning: {message}", markup=False, style="yellow")
+        people().print(f"warning: {visible(message)}", markup=False, style="yellow")
 
 
 class ProgressLines:

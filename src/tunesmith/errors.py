@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LONGEST = 3000
+"""Characters of a message: what it repeats of its input may be of any length."""
 
 
 class TunesmithError(Exception):
     """Something failed that the caller's input did not cause; the command line exits with 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        cut = len(message) - LONGEST
+        super().__init__(message if cut <= 0 else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}")
 
 
 class UserError(TunesmithError):
@@ -65,6 +73,21 @@ class SaveError(TunesmithError):
 
 class VerificationError(TunesmithError):
     """A saved artifact does not score what was measured before it was saved."""
+
+
+class MemoryShortage(TunesmithError):
+    """The machine's memory does not suffice; the message says what would need less."""
+
+
+class Interrupted(TunesmithError):
+    """Stopped on request; the message says what is kept and how to go on."""
+
+    exit_code = 130
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Handler of SIGTERM: the same as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def called(value: object) -> str:

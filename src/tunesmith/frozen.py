@@ -63,7 +63,9 @@ def features_of(model: Model, part: Part, lesson: Lesson, dtype: Any) -> tuple[A
     )  # fmt: skip
 
 
-def lower_layers(model: Model, part: Part, lesson: Lesson, feed: Any, dtype: Any, steps: int) -> tuple[Any, float]:
+def lower_layers(
+    model: Model, part: Part, lesson: Lesson, feed: Any, dtype: Any, steps: int, wanted: bool | None
+) -> tuple[Any, float]:
     """What serves the states of frozen lower layers, and the seconds they took once; (None, 0) where they run in every step.
 
     Args:
@@ -73,12 +75,13 @@ def lower_layers(model: Model, part: Part, lesson: Lesson, feed: Any, dtype: Any
         feed: of its rows, through which the states are served.
         dtype: of training.
         steps: optimiser steps of the run.
+        wanted: yes, no, or where it pays.
     """
     from tunesmith.techniques._layers import boundary
     from tunesmith.training.lower_layers import CODE, LowerLayers, compute
     from tunesmith.training.trials import stored_states_work
 
-    wanted, technique = model.config.training.cache_frozen_layers, model.technique
+    technique = model.technique
     if wanted is False or (wanted is None and technique.layers is None):
         return None, 0.0
     backbone, rows, batch_size = model.heads[part.head].backbone, lesson.features, model.config.eval_batch_size

@@ -18,13 +18,14 @@ from tunesmith.config import RunConfig
 from tunesmith.continual._size import bytes_on_disk
 from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
+from tunesmith.evaluation.in_short import in_short
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
 from tunesmith.stage import Turn, ground_of, learn, shapes
 from tunesmith.stream import Stage, file_name, for_task, stages_of
 
-STRATEGY_FILE = "strategy.pt"
+STRATEGY_FILE = "strategy.safetensors"
 SCORES_FILE = "scores.json"
 LEARNED_FILE = "learned.json"
 
@@ -138,14 +139,14 @@ class History:
         entry: dict[str, Any] = {"stage": stage.name, "before": before, "untouched": untouched}
 
         def keep(session: Any, learned: Mapping[str, Any]) -> None:
-            from tunesmith.training.checkpoint import write_state
+            from tunesmith.training import state_file
 
             numbers, size = session.kept
             entry.update(learned, strategy={"parameters": numbers, "memory": size}, after={}, measured_on="eval")
             state = self.strategy.state_dict()
             if state or not self.alone:
                 self.place(number).mkdir(parents=True, exist_ok=True)
-                write_state(self.place(number) / STRATEGY_FILE, state)
+                state_file.write(self.place(number) / STRATEGY_FILE, state)
             self._learned(number).parent.mkdir(parents=True, exist_ok=True)
             write_json(self._learned(number), entry)
 
@@ -183,9 +184,11 @@ class History:
         """What is measured is what was kept: the artifact, opened again on the base as it is on disk."""
         model = self._open(self.folder / "artifact")
         self._ready(model)
+        said: dict[str, Any] = {}
         for name, part in self.parts.items():
             scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
             entry["after"][name] = scored.metrics
+            said[name] = in_short(part.task, scored.answers, part.roles.eval.table)
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         found = {name: self.parts[name] for name in (t.name for t in self.stages[number].tasks)}
         judged = model.objective.judge(ground_of(model, found, ""), entry["after"])
@@ -197,6 +200,7 @@ class History:
         self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         if self.yardstick is not None:  # last, because the model gets a head for it
             entry["forgetting"] = self.yardstick.conclude(model, "" if self.alone else f"after {entry['stage']}: ")
+        self._notice(entry, said, number)
         # A model that got a head to be measured by is not gone on with.
         self.measured = model if number + 1 < len(self.stages) and self.yardstick is None else None
         del model
@@ -204,6 +208,24 @@ class History:
         if not self.alone:
             entry["strategy"]["disk"] = self._disk(number)
             write_json(self.place(number) / SCORES_FILE, entry)
+
+    def _notice(self, entry: dict[str, Any], said: Mapping[str, Any], number: int) -> None:
+        """What guards make of what was measured."""
+        from tunesmith.console import warn
+        from tunesmith.training.guards import Watch
+
+        now = {task.name for task in self.stages[number].tasks}
+        answers = {"" if self.alone else name: found for name, found in said.items() if name in now and found}
+        watch = Watch(warn, on=self.config.training.guards)
+        watch.add(
+            {
+                "event": "measured",
+                "step": entry["training"]["steps"],
+                "answers": answers,
+                "retain": entry.get("forgetting"),
+            }
+        )
+        entry["training"].setdefault("warnings", []).extend(watch.warnings)
 
     def _task_found(self, model: Model) -> dict[str, float]:
         """Share of every task's eval rows that would reach its head if nobody said which task they are of."""

@@ -85,7 +85,13 @@ class Outcome:
     def training(self) -> dict[str, Any]:
         """Of the last stage; steps and tokens of all."""
         notes = [entry["training"] for entry in self.own]
-        return {**notes[-1], **{name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}}
+        seen = [
+            each if is_plain(self.config) else {"stage": entry["stage"], **each}
+            for entry in self.own
+            for each in entry["training"].get("warnings", [])
+        ]
+        sums = {name: sum(int(each[name]) for each in notes) for name in ("steps", "tokens")}
+        return {**notes[-1], **sums, "warnings": seen}
 
     def forgetting(self) -> dict[str, Any] | None:
         """Of what was to be retained; of a stream also after every stage of this run."""

@@ -124,7 +124,7 @@ def reopen(config: RunConfig, folder: Path, artifact: Path) -> Model:
     from tunesmith.artifacts.store import open_artifact
     from tunesmith.training.precision import pick_device
 
-    opened = open_artifact(artifact)
+    opened = open_artifact(artifact, dropout=config.training.dropout)
     device = pick_device(config.device)
     opened.heads.to(device)
     return Model(
@@ -205,7 +205,7 @@ def _head(model: Model, part: Part) -> None:
     def load() -> Any:
         loaded = load_model(
             model.source, tokenizer, task, seed=config.seed, trust_remote_code=config.trust_remote_code,
-            quantization=quantization_of(config, model.technique),
+            quantization=quantization_of(config, model.technique), dropout=config.training.dropout,
         )  # fmt: skip
         loaded.model.to(model.device)
         return loaded

@@ -17,12 +17,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tunesmith.console import quiet_libraries
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, interrupt
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
 COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -141,15 +143,26 @@ def _nurse(listener: socket.socket, address: str, owner: int) -> None:
 def _answer(connection: socket.socket) -> None:
     """One child's life: read a request, carry it out, answer, end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection, connection.makefile("rwb") as stream:
         request = json.loads(stream.readline())
+        stream.write(json.dumps({"pid": os.getpid()}).encode() + b"\n")
+        stream.flush()
+        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         os.chdir(request.pop("folder"))
         os.environ.clear()
         os.environ.update(request.pop("environment"))
         stream.write(json.dumps(_run_here(**request)).encode() + b"\n")
     sys.stderr.flush()
     os._exit(0)
+
+
+def _end_with(connection: socket.socket) -> None:
+    """Die when who asked is gone: it may be started again, and two must not write into one folder."""
+    with suppress(OSError):
+        connection.recv(1, socket.MSG_PEEK)  # nothing is sent any more, so this is the end of the other side
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _ask_nursery(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
@@ -161,7 +174,16 @@ def _ask_nursery(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
         with connection.makefile("rwb") as stream:
             stream.write(json.dumps(request).encode() + b"\n")
             stream.flush()
-            line = stream.readline()
+            begun = stream.readline()
+            try:
+                line = stream.readline()
+            except KeyboardInterrupt:
+                if begun:
+                    with suppress(ProcessLookupError):
+                        os.kill(json.loads(begun)["pid"], signal.SIGTERM)
+                line = stream.readline()  # what it says when its state is saved; a second Ctrl-C does not wait for it
+                if b'"error"' not in line[:20]:  # it had just come to its end, or died
+                    raise
     return json.loads(line) if line else None
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import trust
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
-from tunesmith.errors import UserError
+from tunesmith.errors import Interrupted, TunesmithError, UserError
 from tunesmith.history import History
 from tunesmith.run_folder import (
+    claimed,
     config_sha256,
     materialise,
     materialise_retain,
@@ -88,18 +90,21 @@ def train(
     folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
     with nothing_left(folder):
         open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
-        named = teacher if isinstance(teacher, (list, tuple)) else [] if teacher is None else [teacher]
-        raw = {
-            **settings,
-            **({"teacher": [str(getattr(each, "artifact", each)) for each in named]} if named else {}),
-            **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
-            **(
-                {"retain": materialise_retain(folder, settings["retain"])} if settings.get("retain") is not None else {}
-            ),
-            **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
-        }
-        resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
-        return RunResult(folder, execute(resolved, overwrite=overwrite))
+        with claimed(folder):
+            named = teacher if isinstance(teacher, (list, tuple)) else [] if teacher is None else [teacher]
+            raw = {
+                **settings,
+                **({"teacher": [str(getattr(each, "artifact", each)) for each in named]} if named else {}),
+                **materialise(folder, model, tokenizer, {"train": train, "validation": validation, "eval": eval}),
+                **(
+                    {"retain": materialise_retain(folder, settings["retain"])}
+                    if settings.get("retain") is not None
+                    else {}
+                ),
+                **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
+            }
+            resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
+            return RunResult(folder, execute(resolved, overwrite=overwrite))
 
 
 def default_output(settings: Mapping[str, Any]) -> str:
@@ -133,6 +138,20 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
+    try:
+        with claimed(folder):
+            done = open_folder(folder, overwrite=overwrite, resume=resume)  # nobody else can finish it any more
+            with trust.remote_code(config.trust_remote_code):
+                return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
+    except (KeyboardInterrupt, TunesmithError) as error:
+        stopped = isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code
+        if inside or not stopped or not (folder / "config.yaml").is_file():
+            raise
+        saved = str(error) if isinstance(error, Interrupted) else "interrupted"
+        raise Interrupted(f"{saved}; go on with: tunesmith resume {folder}") from error
+
+
+def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -> dict[str, Any]:
     quiet_libraries()
     from tunesmith.artifacts.verify import verify_run
     from tunesmith.evaluation import cost

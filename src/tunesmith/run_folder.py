@@ -13,18 +13,20 @@ OUTPUT/stages/           of a stream: what each finished stage measured, and wha
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
+from tunesmith import durable
 from tunesmith.artifacts.verify import predictions_file
 from tunesmith.cache.store import key_of
 from tunesmith.config import RunConfig
 from tunesmith.console import say
 from tunesmith.errors import SaveError, UserError
+from tunesmith.location import cache_root
 from tunesmith.training import checkpoint
 
 
@@ -60,6 +62,51 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
     except OSError as error:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
     return None
+
+
+DECIDED = "decided.json"
+GRACE = 3.0  # seconds: a child of a process that was killed dies a moment later
+_held: set[Path] = set()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder that is there, so that no other process of this machine writes into it; the lock of a process that dies is free.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    place = folder.resolve()
+    if place in _held:  # by this process, further out
+        yield
+        return
+    lock = lock_of(place)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        held.acquire(timeout=GRACE)
+    except Timeout as error:
+        raise UserError(
+            f"another process is writing into `{folder}` right now; wait for it, or give another --output."
+        ) from error
+    except OSError as error:
+        raise SaveError(
+            f"cannot write `{lock}`: {durable.reason(error)}; set TUNESMITH_CACHE to another folder."
+        ) from error
+    _held.add(place)
+    try:
+        durable.settle(folder / "artifact")
+        yield
+    finally:
+        _held.discard(place)
+        held.release()
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that is locked while a folder is written: in the cache, because it stays (removing it would let two processes hold two of it)."""
+    return cache_root() / "locks" / f"{key_of(folder=str(folder.resolve()))}.lock"
 
 
 def materialise(folder: Path, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,10 +167,24 @@ def materialise_stream(folder: Path, stream: Any) -> Any:
 
 def clear_folder(folder: Path) -> None:
     """Remove an earlier run."""
-    for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json"):
+    for name in ("config.yaml", "metrics.jsonl", "predictions.jsonl", "result.json", "diverged.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "artifact", "stages", "predictions", "distillation"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def decided(checkpoints: Path) -> dict[str, Any]:
+    """What a fit decided by measuring this machine, which must not be decided anew when it is gone on with; nothing if it has not begun."""
+    try:
+        return dict(json.loads((checkpoints / DECIDED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def decide(checkpoints: Path, found: Mapping[str, Any]) -> None:
+    """Keep that."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(checkpoints / DECIDED, dict(found))
 
 
 def resume_step(checkpoints: Path) -> int:
@@ -139,7 +200,7 @@ def config_sha256(config: RunConfig) -> str:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """config.yaml with absolute paths, so that it runs again from anywhere."""
-    write_text(folder / "config.yaml", configuration.dump(resolved(config)))
+    durable.write(folder / "config.yaml", configuration.dump(resolved(config)))
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -172,29 +233,9 @@ def write_predictions(folder: Path, scored: Any, task: str = "") -> None:
     lines = [json.dumps({**a.shown, "raw": list(a.numbers)}, ensure_ascii=False) for a in scored.answers]
     path = predictions_file(folder, task)
     path.parent.mkdir(exist_ok=True)
-    write_text(path, "".join(line + "\n" for line in lines))
+    durable.write(path, "".join(line + "\n" for line in lines))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, flush it, rename it.
-
-    Raises:
-        SaveError: the disk is full or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SaveError(
-            f"cannot write `{path}`: {error.strerror or error}; free some space or give another --output."
-        ) from error
+    durable.write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

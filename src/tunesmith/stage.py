@@ -86,8 +86,9 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.evaluation import cost
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
-    from tunesmith.run_folder import resume_step
+    from tunesmith.run_folder import decide, decided, resume_step
     from tunesmith.training import dropout, fused_lora
+    from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -98,16 +99,21 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     stage = turn.stage
     resting = attach(model, turn)
     known = turn.known if turn.number else _there_from_the_start(heads)
+    if not turn.alone:  # what a strategy draws must not depend on what this process has drawn before
+        seeding.seed_everything(seeding.derive(config.seed, "strategy", stage.name))
     turn.strategy.before_model(heads, turn.number, turn.parts)
     objective = model.objective
     place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
+    checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
+    before = decided(checkpoints) if resume else {}
     objective.prepare(ground_of(model, turn.parts, place))
     own = {**turn.strategy.modules(), **objective.modules()}
     learning, total = (n + sum(p.numel() for p in own.values()) for n in cost.parameters(heads))
     rows, stand_in, spent = None, None, 0.0
     only = next(iter(turn.parts.values()))
     inside = objective.required_outputs()
-    dtype, why = pick_dtype(config.dtype, model.device, total)
+    dtype, why = pick_dtype(before.get("dtype", config.dtype), model.device, total)
+    chosen = {"dtype": str(dtype).removeprefix("torch.")}
     if (
         turn.alone
         and technique.cache_boundary == "base"
@@ -127,6 +133,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
     masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    if "micro" in before:
+        feed.limit(before["micro"])
     if options.gradient_checkpointing is None:
         make_room(model, feed, learning)
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
@@ -146,8 +154,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}."
     )
     if stand_in is None and turn.alone:
-        stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps)
+        wanted = before.get("cached_layers", options.cache_frozen_layers)
+        stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
     before_fit()
+    decide(checkpoints, {**chosen, "micro": feed.micro, "cached_layers": bool(getattr(feed, "lower", None))})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
     def measure() -> dict[str, float]:
@@ -161,7 +171,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     seeding.seed_everything(
         seeding.derive(config.seed, "fit") if turn.alone else seeding.derive(config.seed, "fit", stage.name)
     )
-    checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
     log = MetricsLog(
         model.folder / "metrics.jsonl",
         resume_after=resume_step(checkpoints) if resume else None,
@@ -181,6 +190,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         recorder.install()
     try:
         fitted = fit(session)
+    except Diverged as error:
+        raise with_rows(error, session) from error
     finally:
         log.close()
         if recorder is not None:
@@ -209,6 +220,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "max_length": only.max_length,
             "best_step": fitted.best_step,
             "stopped_early": fitted.stopped_early,
+            "warnings": fitted.warnings,
         },
         "objective": objective.notes(),
     }
@@ -232,16 +244,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
 def attach(model: Model, turn: Turn) -> list[Any]:
     """Attach the technique if this is the first stage; returns the parameters of heads that rest in this one."""
     from tunesmith import seeding
-    from tunesmith.models.load import dropout_to
     from tunesmith.models.quantization import is_quantized
     from tunesmith.training import memory
 
     config, technique, heads = model.config, model.technique, model.heads
-    if config.training.dropout is not None and not model.attached:
-        for loaded in heads.loaded.values():
-            dropout_to(
-                loaded.model, config.training.dropout
-            )  # before the technique, whose own dropout is its own option
     if not model.attached:
         seeding.seed_everything(seeding.derive(config.seed, "attach"))
         technique.attach(heads.backbone)
@@ -269,8 +275,15 @@ def make_room(model: Model, feed: Any, learning: int) -> None:
     if memory.can_recompute(model.heads):
         memory.recompute(model.heads)
         say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
-    else:
+        return
+    if not model.config.training.auto_micro_batch:
         warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
+        return
+    while feed.micro > 1 and memory.shortage(feed, learning, model.device):
+        feed.limit(feed.micro // 2)
+    say(
+        f"{missing}: a forward pass has at most {feed.micro} rows; batch size and loss stay the same (training.auto_micro_batch=false)."
+    )
 
 
 def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:

@@ -237,7 +237,7 @@ def test_a_full_disk_while_the_artifact_is_saved(where: str, world: World, cli: 
 
         def fsync(number: int) -> None:
             flush(number)
-            if ".artifact-" in str(Path(f"/proc/self/fd/{number}").readlink()):
+            if ".artifact.writing" in str(Path(f"/proc/self/fd/{number}").readlink()):
                 full_disk()
 
         monkeypatch.setattr(os, "fsync", fsync)
@@ -269,7 +269,7 @@ def test_a_full_disk_while_predictions_are_written(world: World, cli: Any, monke
 
 def test_a_full_cache(world: World, cli: Any, monkeypatch: Any) -> None:
     command = world.train("--max-length", 77)
-    monkeypatch.setattr("tunesmith.cache.store.tempfile.mkdtemp", full_disk)
+    monkeypatch.setattr("tunesmith.durable.sync_tree", full_disk)
     answer = cli(*command)
     check(answer.code, answer.err, answer.out, (1, 1), ("No space left on device", "TUNESMITH_CACHE"))
     assert contents(world.output) == {}

@@ -110,6 +110,21 @@ def test_every_metric_and_every_run_have_their_cells(page: str) -> None:
     assert tables[1].count("<tr>") == 1 + len(full_comparison()["runs"])
 
 
+def test_what_was_noticed_in_training_stands_in_the_page(page: str) -> None:
+    assert "Noticed in training" not in page
+    spike = {"guard": "loss-spike", "step": 40, "message": f"the loss jumped to 9 {EVIL}"}
+    runs = [fake_run("lora", seed) for seed in range(3)] + [fake_run("full", 0)]
+    for run in runs[:2]:
+        run["warnings"] = [spike, {"guard": "one-answer", "step": 50, "message": "the same of all", "stage": "spam"}][
+            : 2 - run["seed"]
+        ]
+    found = without_plotly(render(comparison(runs)))
+    section = found[found.index("Noticed in training") : found.index('id="the-protocol"')]
+    assert section.count("<dt>") == 2 and "full" not in section
+    assert "lora <small>seeds 0, 1</small>" in section and "stage spam, seed 0" in section
+    assert "jumped to 9" in section and EVIL not in section
+
+
 def test_the_same_results_give_the_same_page(page: str) -> None:
     assert render(full_comparison()) == page
 

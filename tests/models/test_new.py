@@ -134,7 +134,7 @@ def test_a_run_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for name in ("result.json", "predictions.jsonl"):
         (broken / name).unlink()
     shutil.rmtree(broken / "artifact")
-    shutil.rmtree(max((broken / "checkpoints").iterdir()))
+    max((broken / "checkpoints").glob("step-*")).unlink()
     assert tunesmith.resume(broken)["metrics"]["after"] == run.metrics
 
 

@@ -103,9 +103,9 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path: Path, models: Path) -
 def test_damaged_checkpoint_is_skipped(tmp_path: Path, models: Path) -> None:
     done = go(tmp_path, models, "a", training={"checkpoint_every": 2})
     found = sorted((done.folder / "checkpoints").glob("step-*"))
-    assert [p.name for p in found] == ["step-00000002", "step-00000004"]
-    newest = found[-1] / checkpoint.FILE
-    newest.write_bytes(newest.read_bytes()[:-100])
+    assert [p.name for p in found] == ["step-00000002.safetensors", "step-00000004.safetensors"]
+    whole = found[-1].read_bytes()
+    found[-1].write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])  # one bit of one weight
     state = checkpoint.newest(done.folder / "checkpoints")
     assert state is not None and state["fit"]["steps"] == 2
 
@@ -339,3 +339,23 @@ def test_result_has_the_schema(tmp_path: Path, models: Path) -> None:
     }
     assert result["metrics"]["primary"] in result["metrics"]["after"]
     assert "loss" in result["metrics"]["after"]
+
+
+def test_what_was_decided_by_measuring_is_not_decided_anew(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, power_cut: Any
+) -> None:
+    """A machine that is busy when a run is gone on with finds bf16 no faster, or has less memory; the run stays what it was."""
+    from tunesmith.training import machine, memory, precision
+
+    monkeypatch.setattr(precision, "SMALL", 0)
+    monkeypatch.setattr(machine, "half_precision_gain", lambda: 2.0)
+    settings: dict[str, Any] = {"dtype": "auto", "training": {"checkpoint_every": 2}}
+    whole = go(tmp_path, models, "whole", **settings)
+    with power_cut(4):
+        go(tmp_path, models, "cut", **settings)
+    monkeypatch.setattr(machine, "half_precision_gain", lambda: 0.5)
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(memory, "can_recompute", lambda heads: True)
+    again = tunesmith.resume(tmp_path / "cut")
+    assert again["training"]["dtype"] == whole.result["training"]["dtype"] == "bfloat16"
+    assert furthest(whole, tunesmith.RunResult(tmp_path / "cut", again)) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,11 @@ def test_a_model_that_cannot_recompute_is_warned_of(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr(memory, "can_recompute", lambda heads: False)
-    go(tmp_path, models)
+    go(tmp_path / "off", models, training={"auto_micro_batch": False})
     assert "a smaller training.micro_batch_size" in " ".join(capsys.readouterr().err.split())
+    run = go(tmp_path / "on", models)
+    assert "a forward pass has at most 1 rows" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((run.folder / "checkpoints" / "decided.json").read_text())["micro"] == 1
 
 
 def test_the_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tunesmith import durable
+
 PEFT = """from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
@@ -44,9 +46,7 @@ def note(artifact: Path, sentence: str) -> None:
     place = max(
         (i for i, line in enumerate(lines) if line.startswith("- ") and "sha256" not in line), default=len(lines) - 1
     )
-    temporary = path.with_name(".README.md.writing")
-    temporary.write_text("\n".join([*lines[: place + 1], f"{MARK}{sentence}", *lines[place + 1 :]]), encoding="utf-8")
-    temporary.replace(path)
+    durable.write(path, "\n".join([*lines[: place + 1], f"{MARK}{sentence}", *lines[place + 1 :]]))
 
 
 def card(info: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunesmith import durable
 from tunesmith.artifacts import probes
 from tunesmith.artifacts.merge import BOUND, merge
 from tunesmith.artifacts.store import Opened, open_artifact
@@ -81,9 +82,8 @@ def export(
                 "artifact, or give a larger --bound if that is close enough for you."
             )
         rows = 0 if isinstance(model, _Peft) else _rescore(opened, model)
-        if place.exists():
-            shutil.rmtree(place)
-        folder.replace(place)
+        durable.sync_tree(folder)
+        durable.replace(folder, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return {

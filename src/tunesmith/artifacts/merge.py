@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from tunesmith import durable
 from tunesmith.artifacts import probes
 from tunesmith.artifacts.foreign import REWRITING, saved_config
 from tunesmith.artifacts.store import Opened, open_artifact, save
@@ -232,9 +233,7 @@ def _write(
                 f"merged, the largest logit moves by {found:.2e} of its size (bound {bound:g}), so nothing was written; keep the adapter as it is, "
                 "or give a larger --bound if that is close enough for you."
             )
-        if place.exists():
-            shutil.rmtree(place)
-        (temporary / "artifact").replace(place)
+        durable.replace(temporary / "artifact", place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return found

@@ -24,9 +24,8 @@ from tunesmith.cache.store import key_of
 from tunesmith.console import progress, say, warn
 from tunesmith.data import sources
 from tunesmith.data.row_stream import MESSAGES, Digest, RowStream, Survey, line_of
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, Interrupted
 from tunesmith.tasks._generation import GenerationTask
-from tunesmith.training.loop import Interrupted
 
 WINDOW = 32  # batches that are put in order of length together; at most so many are done again after a kill
 WRITING = 4  # the same where the model writes text, which takes seconds a batch

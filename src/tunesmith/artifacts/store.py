@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +25,12 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith import registry
+from tunesmith import durable, registry, trust
 from tunesmith.artifacts.card import card
 from tunesmith.artifacts.foreign import describe, is_foreign, saved_config
 from tunesmith.cache import store
 from tunesmith.data.task_inference import TaskInference
-from tunesmith.errors import ArtifactError, SaveError, UserError
+from tunesmith.errors import ArtifactError, UserError, called
 from tunesmith.models import quantization as quantized
 from tunesmith.models.columns import Columns
 from tunesmith.models.heads import Heads
@@ -46,6 +43,11 @@ INFO = "tunesmith.json"
 CARD = "README.md"
 HEADS_FILE = "heads.safetensors"
 SCHEMA = 1
+NEEDED: dict[str, type] = {
+    "task": str, "task_options": dict, "task_state": dict, "technique": str, "technique_options": dict, "format": str, "base_model": dict, "head": list,
+    "max_length": int, "trust_remote_code": bool, "seed": int, "files": dict,
+}  # fmt: skip
+"""Entries of an artifact's description that everything relies on."""
 
 
 @dataclass
@@ -87,7 +89,7 @@ def save(
     notes: dict[str, Any],
     inference: TaskInference | None = None,
 ) -> Path:
-    """Write the artifact beside its final place, flush it, then rename.
+    """Write the artifact, whole or not at all.
 
     Args:
         folder: its final place.
@@ -101,17 +103,15 @@ def save(
     Raises:
         SaveError: the disk is full or not writable; nothing half-written stays.
     """
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+
+    def fill(new: Path) -> None:
         loaded, (first, *others) = heads.first, readings.items()
         task = first[1].task
-        technique.export(loaded.backbone, temporary, loaded.source.path)
-        loaded.tokenizer.save_pretrained(temporary)
+        technique.export(loaded.backbone, new, loaded.source.path)
+        _at_rest(loaded.tokenizer).save_pretrained(new)
         if others:
             further = {name: p.detach().float().cpu().clone() for name, p in heads.further()}
-            save_file(further, str(temporary / HEADS_FILE), metadata={"format": "pt"})
+            save_file(further, str(new / HEADS_FILE), metadata={"format": "pt"})
         info = {
             "schema_version": SCHEMA,
             "task": task.name,
@@ -140,33 +140,27 @@ def save(
             **notes,
         }
         if heads.columns is not None:
-            info["columns"] = heads.columns.save(temporary)
+            info["columns"] = heads.columns.save(new)
         if inference is not None:
-            info["task_inference"] = inference.save(temporary)
-        (temporary / CARD).write_text(card(info), encoding="utf-8")
-        paths = [p for p in sorted(temporary.rglob("*")) if p.is_file() and p.name != CARD]
-        info["files"] = {p.relative_to(temporary).as_posix(): store.file_sha256(p) for p in paths}
+            info["task_inference"] = inference.save(new)
+        (new / CARD).write_text(card(info), encoding="utf-8")
+        paths = [p for p in sorted(new.rglob("*")) if p.is_file() and p.name != CARD]
+        info["files"] = {p.relative_to(new).as_posix(): store.file_sha256(p) for p in paths}
         info["sha256"] = description_sha256(info)
-        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    except Exception as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors reports a full disk as its own error class, torch as RuntimeError
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "No space left" in str(error):
-            reason = getattr(error, "strerror", None) or str(error)
-            raise SaveError(
-                f"cannot write the artifact `{folder}`: {reason}; free some space or give another --output, then run `tunesmith resume {folder.parent}`."
-            ) from error
-        raise
+        (new / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    advice = f"free some space or give another --output, then run `tunesmith resume {folder.parent}`"
+    durable.write_folder(folder, fill, advice)
     return folder
+
+
+def _at_rest(tokenizer: Any) -> Any:
+    """Without the truncation and padding of its last call, which a fast tokenizer keeps and would write down."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer
 
 
 def read_info(
@@ -203,8 +197,23 @@ def read_info(
         raise ArtifactError(
             f"`{path}` has schema_version {info.get('schema_version')}, this tunesmith reads {SCHEMA}; install the version that wrote it."
         )
+    _check(info, path)
     info["folder"] = str(folder)
     return info
+
+
+def _check(info: Mapping[str, Any], path: Path) -> None:
+    """Refuse a description that nobody who writes artifacts has written: its hash says that it is whole, not who made it."""
+    for name, kind in NEEDED.items():
+        if not isinstance(info.get(name), kind):
+            raise ArtifactError(
+                f"`{path}` is damaged (`{name}` is {called(info.get(name))}); restore it from a copy or train again."
+            )
+    for name in info["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(
+                f"`{path}` names the file `{name}`, which lies outside of the artifact; take one from somewhere you trust."
+            )
 
 
 def description_sha256(info: Mapping[str, Any]) -> str:
@@ -259,7 +268,7 @@ class Base(Protocol):
 
 def open_artifact(
     path: str | Path, *, dtype: torch.dtype = torch.float32, dequantize: bool = False, on: Base | None = None, task: str | None = None,
-    base: str | None = None, labels: Sequence[str] | None = None,
+    base: str | None = None, labels: Sequence[str] | None = None, dropout: float | None = None,
 ) -> Opened:  # fmt: skip
     """Open an artifact, or a plain peft folder: base model, technique, head, tokenizer, task.
 
@@ -271,6 +280,7 @@ def open_artifact(
         task: of a plain peft folder: what it is for, where its own task type is not meant.
         base: of a plain peft folder: its base model, where the one that it names is not here.
         labels: of a plain peft folder: names of a classifier's outputs, in their order.
+        dropout: every rate of the base model, in place of its own.
 
     Raises:
         ArtifactError: it is damaged, or its base model changed.
@@ -290,12 +300,17 @@ def open_artifact(
     )
     if info.get("as_saved"):
         technique.given = saved_config(folder)
-    trust, seed = bool(info["trust_remote_code"]), int(info["seed"])
+    asks, seed = bool(info["trust_remote_code"]), int(info["seed"])
+    if asks and not trust.allowed():
+        raise ArtifactError(
+            f"the artifact `{folder}` asks to run code that its base model brings along; add --trust-remote-code (trust_remote_code=True) if you "
+            "trust whoever made it."
+        )
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"
     source = own if whole else _base(info, on)
     near = source if on is None else on.source
-    tokenizer = load_tokenizer(own if has_tokenizer(folder) else near, trust_remote_code=trust)
+    tokenizer = load_tokenizer(own if has_tokenizer(folder) else near, trust_remote_code=asks)
     if on is not None:
         on.accept(info, source, tokenizer)
 
@@ -303,7 +318,8 @@ def open_artifact(
         if on is not None:
             return on.load(task, tokenizer)
         loaded = load_model(
-            source, tokenizer, task, dtype=dtype, trust_remote_code=trust, seed=seed, quantization=info.get("quantization", "none")
+            source, tokenizer, task, dtype=dtype, trust_remote_code=asks, seed=seed, quantization=info.get("quantization", "none"),
+            dropout=dropout,
         )  # fmt: skip
         if dequantize:
             quantized.dequantize(loaded.model)

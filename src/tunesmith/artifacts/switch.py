@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith import registry
+from tunesmith import registry, trust
 from tunesmith.artifacts.foreign import CONFIG, rewrites_base
 from tunesmith.artifacts.mixed import RowAdapters, lora_layers
 from tunesmith.artifacts.store import INFO, open_artifact
@@ -232,7 +232,8 @@ class AdapterBank:
         check_name(name)
         if name in self._adapters:
             raise UserError(f"there is an adapter `{name}` already; remove it first or take another name.")
-        opened = open_artifact(folder, dtype=self.dtype, on=self.base, base=self._base_of(Path(folder)))
+        with trust.remote_code(self.base.trust):
+            opened = open_artifact(folder, dtype=self.dtype, on=self.base, base=self._base_of(Path(folder)))
         for loaded in opened.heads.loaded.values():
             for parameter in loaded.model.parameters():
                 parameter.requires_grad_(False)

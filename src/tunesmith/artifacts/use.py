@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from tunesmith import trust
 from tunesmith.artifacts.store import Opened, open_artifact
 from tunesmith.cache.ragged import ListedColumn, RaggedRows
 from tunesmith.config import Dtype
@@ -262,7 +263,7 @@ def _read(data: Any, columns: Mapping[str, str], task: Any) -> sources.Rows:
 
 def load(
     folder: str | Path, *, device: str = "auto", dtype: str = "float32", batch_size: int = 64, task: str | None = None, base: str | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None, trust_remote_code: bool = False,
 ) -> Artifact:  # fmt: skip
     """Open an artifact, or a plain peft folder, for use.
 
@@ -274,13 +275,15 @@ def load(
         task: of a plain peft folder: what it is for, where its own task type is not meant.
         base: of a plain peft folder: its base model, where the one that it names is not here.
         labels: of a plain peft folder: names of a classifier's outputs, in their order.
+        trust_remote_code: run code that its base model brings along, if it asks for that.
     """
     from tunesmith.training.precision import pick_device
 
     if dtype not in get_args(Dtype):
         raise UserError(f"dtype `{dtype}` is not known; use one of {', '.join(get_args(Dtype))}.")
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": torch.float32}
-    opened = open_artifact(folder, task=task, base=base, labels=labels)
+    with trust.remote_code(trust_remote_code):
+        opened = open_artifact(folder, task=task, base=base, labels=labels)
     if kinds[dtype] != torch.float32:
         for parameter in (p for p in opened.heads.parameters() if p.is_floating_point()):
             parameter.data = parameter.data.to(kinds[dtype])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import processes
+from tunesmith import processes, trust
 from tunesmith.artifacts.probes import answers
 from tunesmith.artifacts.store import read_info
 from tunesmith.artifacts.use import load
@@ -65,7 +65,9 @@ def verify_run(folder: Path) -> dict[str, Any]:
     """
     tasks = tasks_of(folder)
     asked = [{"file": each.file, "spec": each.spec.model_dump(mode="json"), "head": each.head} for each in tasks]
-    found = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(folder), "tasks": asked})
+    found = processes.call(
+        "tunesmith.artifacts.verify:rescore", {"run": str(folder), "tasks": asked, "trust": trust.allowed()}
+    )
     rows, largest = 0, 0.0
     for each, again in zip(tasks, found["tasks"], strict=True):
         rows += int(again["rows"])
@@ -91,11 +93,13 @@ def verify(artifact: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = {"artifact": str(folder), "files": len(info["files"])}
     run = folder.parent
     if folder.name != "artifact" or not (run / "result.json").is_file():
-        again = processes.call("tunesmith.artifacts.verify:reopen", {"artifact": str(folder)})
+        again = processes.call("tunesmith.artifacts.verify:reopen", {"artifact": str(folder), "trust": trust.allowed()})
         return {**found, "base_sha256": again["base_sha256"], "rows": None, "largest_difference": None, "metrics": None}
     tasks = tasks_of(run)
     asked = [{"file": each.file, "spec": each.spec.model_dump(mode="json"), "head": each.head} for each in tasks]
-    again = processes.call("tunesmith.artifacts.verify:rescore", {"run": str(run), "tasks": asked, "all": True})
+    again = processes.call(
+        "tunesmith.artifacts.verify:rescore", {"run": str(run), "tasks": asked, "all": True, "trust": trust.allowed()}
+    )
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     hashes, measured = result["provenance"]["data_sha256"], result["metrics"]["after"]
     rows, largest, metrics = 0, 0.0, {}
@@ -128,7 +132,7 @@ def verify(artifact: str | Path) -> dict[str, Any]:
 
 def reopen(payload: dict[str, Any]) -> dict[str, Any]:
     """In the fresh process: open the artifact, which compares every hash, and answer something."""
-    artifact = load(payload["artifact"], device="cpu")
+    artifact = load(payload["artifact"], device="cpu", trust_remote_code=bool(payload.get("trust")))
     answers(artifact.model, artifact.tokenizer)
     return {"base_sha256": artifact.opened.info["base_model"]["sha256"]}
 
@@ -167,7 +171,9 @@ def rescore(payload: dict[str, Any]) -> dict[str, Any]:
     """In the fresh process: predictions and scores of the first eval rows of every task."""
     folder = Path(payload["run"])
     config = build(RunConfig, read_file(folder / "config.yaml"))
-    artifact = load(folder / "artifact", device=config.device, batch_size=config.eval_batch_size)
+    artifact = load(
+        folder / "artifact", device=config.device, batch_size=config.eval_batch_size, trust_remote_code=bool(payload.get("trust"))
+    )  # fmt: skip
     found = []
     for asked in payload["tasks"]:
         artifact.choose(asked["head"])

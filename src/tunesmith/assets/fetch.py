@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from tunesmith import durable
 from tunesmith.assets import download as registry
 from tunesmith.assets.catalogue import Asset, get
 from tunesmith.assets.location import folder
@@ -90,7 +91,7 @@ def _fetch_locked(asset: Asset) -> None:
             if final.exists():  # there but damaged, or is_fetched would have said yes
                 final.rename(build / "damaged")
             (build / "new").replace(final)
-            _sync_folder(final.parent)
+            durable.sync_folder(final.parent)
         finally:
             shutil.rmtree(build, ignore_errors=True)
     finally:
@@ -112,8 +113,8 @@ def _build(asset: Asset, build: Path) -> None:
     _write_about(asset, new, archives[len(asset.parts) :], facts)
     for path in new.rglob("*"):
         if path.is_file():
-            _sync_file(path)
-    _sync_folder(new)
+            _share(path)
+    durable.sync_tree(new)
     rows = facts.get("rows")
     counted = f"{rows['kept']} rows kept, {sum(rows['dropped'].values())} dropped, " if rows else ""
     size = registry.megabytes(sum(path.stat().st_size for path in new.rglob("*") if path.is_file()))
@@ -153,20 +154,8 @@ def _write_about(asset: Asset, new: Path, downloaded: list[Path], facts: dict[st
     (new / ABOUT).write_text(text, encoding="utf-8")
 
 
-def _sync_file(path: Path) -> None:
+def _share(path: Path) -> None:
     # transformers writes weights with mode 0600; in a cache that others share they must be as readable as the rest.
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder for syncing
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,29 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tunesmith import durable
+from tunesmith.cache.room import keep_within
 from tunesmith.errors import SaveError
+from tunesmith.location import cache_root
 
 FORMAT = 1  # part of every key: raise it when the layout of cached entries changes
-
-
-def cache_root() -> Path:
-    """Where everything cached lives: `TUNESMITH_CACHE`, or the platform's cache folder."""
-    chosen = os.environ.get("TUNESMITH_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "tunesmith" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tunesmith"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"
 
 
 def key_of(**parts: Any) -> str:
@@ -65,23 +53,18 @@ def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
     final = cache_root() / kind / key
     if final.is_dir():
+        with suppress(OSError):  # of somebody else, it may be read and not touched
+            os.utime(final)  # used now: what was not for longest goes first
         return final
+    advice = "free some space or set TUNESMITH_CACHE to another folder"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(final) + ".lock"):
-            if final.is_dir():
-                return final
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=final.parent))
-            try:
-                make(temporary)
-                temporary.replace(final)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            if not final.is_dir():
+                durable.write_folder(final, make, advice)
+                keep_within(cache_root())
     except OSError as error:
-        raise SaveError(
-            f"cannot write the cache entry `{final}`: {error.strerror or error}; free some space or set TUNESMITH_CACHE to another folder."
-        ) from error
+        raise SaveError(f"cannot write the cache entry `{final}`: {durable.reason(error)}; {advice}.") from error
     return final
 
 

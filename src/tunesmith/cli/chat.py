@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith import durable
 from tunesmith.artifacts.writing import Sampling, Writer
-from tunesmith.console import people, say, verbosity
+from tunesmith.console import CONTROLS, people, say, verbosity
 from tunesmith.errors import DataError, SaveError, UserError, nearest
 from tunesmith.seeding import derive
 
@@ -132,7 +133,7 @@ class Conversation:
         self.messages = [*messages, {"role": "assistant", "content": writing.text}]
 
     def _print(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.translate(CONTROLS))  # a model may write anything
         sys.stdout.flush()
 
     # ---- commands
@@ -187,12 +188,10 @@ class Conversation:
             before = before.removesuffix(self.saved.get(path.absolute(), ""))  # this conversation, as far as it was
             before += "\n" if before and not before.endswith("\n") else ""
             path.parent.mkdir(parents=True, exist_ok=True)
-            writing = path.with_name(f".{path.name}.writing")
-            writing.write_text(before + line, encoding="utf-8")
-            writing.replace(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SaveError(f"cannot write `{path}`: {reason}; give another file.") from error
+        durable.write(path, before + line, "give another file")
         self.saved[path.absolute()] = line
         count = (before + line).count("\n")
         say(f"{len(self.messages)} turns saved; {path} holds {count} conversation{'s' if count > 1 else ''}.")

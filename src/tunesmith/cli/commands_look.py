@@ -1,4 +1,4 @@
-"""list, show, init."""
+"""list, show, init, clear."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import typer
 from tunesmith.cli import flags as f
 from tunesmith.errors import SaveError, UserError, unknown
 
-KINDS = ("tasks", "techniques", "strategies", "objectives", "baselines", "assets", "runs")
+CLEAR_HELP = """Free the disk of what can be made or fetched again.
+
+\b
+Examples:
+  tunesmith clear
+  tunesmith clear --older-than 30
+  tunesmith clear features assets
+`tunesmith list cache` says what is there. What is used by a run that goes on right now is made again when it is asked for.
+"""
+KINDS = ("tasks", "techniques", "strategies", "objectives", "baselines", "assets", "cache", "runs")
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("show")(show)
     app.command("list")(list_)
+    app.command("clear", help=CLEAR_HELP)(clear)
     app.command("init")(init)
 
 
@@ -30,6 +40,8 @@ def list_(
         raise UserError(unknown("list", what, KINDS))
     if what == "assets":
         rows = _assets()
+    elif what == "cache":
+        rows = _cache()
     elif what == "runs":
         rows = _runs(Path(folder))
     else:
@@ -73,6 +85,52 @@ def _assets() -> list[dict[str, Any]]:
         }
         for a in assets.catalogue()
     ]
+
+
+def _cache() -> list[dict[str, Any]]:
+    from tunesmith.cache import room
+    from tunesmith.location import cache_root
+
+    root = cache_root()
+    found: dict[str, list[room.Entry]] = {}
+    for each in room.entries(root):
+        found.setdefault(each.kind, []).append(each)
+    rows = [
+        {"kind": kind, "entries": len(each), "on disk": _size(sum(e.bytes for e in each)), "where": str(root / kind)}
+        for kind, each in sorted(found.items())
+    ]
+    computed = [e for kind, each in found.items() if kind != room.ASSETS for e in each]
+    total = {"kind": "computed", "entries": len(computed), "on disk": _size(sum(e.bytes for e in computed))}
+    return [*rows, {**total, "where": f"of at most {_size(room.limit(root))} ({room.LIMIT})"}]
+
+
+def clear(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KIND]...", help="kinds that `list cache` names (default: all that was computed, no assets)"
+        ),
+    ] = None,
+    older_than: Annotated[float, typer.Option(help="only what was not used for so many days")] = 0.0,
+    json: f.Json = False,
+) -> None:
+    """Free the disk of what can be made or fetched again."""
+    from tunesmith.cache import room
+    from tunesmith.location import cache_root
+
+    root = cache_root()
+    known = {each.kind for each in room.entries(root)}
+    for kind in what or ():
+        if kind not in known:
+            raise UserError(
+                unknown("kind of cache entry", kind, known) if known else f"the cache in `{root}` is empty."
+            )
+    gone = room.clear(root, what or (), older_than * 24 * 3600)
+    freed = sum(each.bytes for each in gone)
+    if json:
+        f.emit({"entries": len(gone), "bytes": freed, "root": str(root)})
+    else:
+        typer.echo(f"{len(gone)} entries of {_size(freed)} are gone from {root}.")
 
 
 def _size(count: float) -> str:

@@ -15,6 +15,7 @@ Examples:
   tunesmith train --model asset:minilm --train reviews.csv --technique lora --output runs/lora
   tunesmith train --model ./bert --train a.jsonl --eval b.jsonl --columns text=review,label=stars
   tunesmith train --config run.yaml --set lora.rank=8 --set training.evaluate_every=50
+  tunesmith train --model asset:bert-tiny --train reviews.csv --technique adapter --find-learning-rate
   tunesmith train --model asset:bert-tiny --stream stages.yaml --strategy ewc --output runs/stream
   tunesmith train --model asset:bert-tiny --train reviews.csv --objective distillation --teacher runs/lora --output runs/student
 """
@@ -47,7 +48,7 @@ def train(
     learning_rate: f.LearningRate = None, max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None,
     max_eval_rows: f.MaxEvalRows = None, dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None,
     overwrite: f.Overwrite = False, report_to: f.ReportTo = None, trust_remote_code: f.TrustRemoteCode = False,
-    no_doctor: f.NoDoctor = False,
+    no_doctor: f.NoDoctor = False, find_learning_rate: f.FindLearningRate = False,
     config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
 ) -> None:  # fmt: skip
     """Train one model with one technique."""
@@ -69,6 +70,9 @@ def train(
 
     resolved = configuration.build(RunConfig, f.layered(config, set_, given))
     processes.open_nursery()
+    if find_learning_rate:
+        _find_learning_rate(resolved, json)
+        return
     result = runs.execute(resolved, overwrite=overwrite)
     _finish(result, resolved.output or "", json)
 
@@ -86,6 +90,17 @@ def resume(
 
     processes.open_nursery()
     _finish(runs.resume(run), run, json)
+
+
+def _find_learning_rate(config: Any, as_json: bool) -> None:
+    from tunesmith import range_test
+
+    found, plot = range_test.find(config)
+    if as_json:
+        f.emit({**vars(found), "plot": str(plot)})
+        return
+    typer.echo(found.sentence())
+    typer.echo(f"Plot: {plot}")
 
 
 def _finish(result: dict[str, Any], output: str, as_json: bool) -> None:

@@ -51,6 +51,12 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="the folder to write")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a finished run there")]
 ReportTo = Annotated[str | None, typer.Option(help="tensorboard, wandb (comma-separated)")]
+FindLearningRate = Annotated[
+    bool,
+    typer.Option(
+        "--find-learning-rate", help="only try learning rates on these rows: which to take and why, with a plot"
+    ),
+]
 NoDoctor = Annotated[bool, typer.Option("--no-doctor", help="do not look at the rows first")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="run code that the model folder brings along")

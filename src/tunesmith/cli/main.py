@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import Any
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunesmith import __version__
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import Interrupted, TunesmithError, interrupt
 
 
 class Group(TyperGroup):
@@ -72,6 +73,7 @@ def register() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: runs a command and turns errors into one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, interrupt)
     register()
     sys.exit(run(args))
 
@@ -93,6 +95,8 @@ def run(args: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _explain(error)
+    if code == Interrupted.exit_code:  # typer makes an exit of Ctrl-C
+        _say("interrupted", "stopped before anything was saved.")
     return code if isinstance(code, int) else 0  # what `raise typer.Exit(2)` comes back as
 
 
@@ -125,4 +129,6 @@ def _explain(error: Exception) -> int:
 
 
 def _say(kind: str, message: str) -> None:
-    print(f"{kind}: {message}", file=sys.stderr)
+    from tunesmith.console import visible
+
+    print(f"{kind}: {visible(message)}", file=sys.stderr)

@@ -67,6 +67,8 @@ def print_result(result: dict[str, Any], *, stderr: bool) -> None:
         console.print(sentence(stream), markup=False)
         console.print()
     console.print(result_table(result))
+    for each in [] if stderr else result.get("training", {}).get("warnings", []):  # while it trained they were said
+        console.print(f"Noticed at step {each['step']}: {each['message']}", markup=False)
 
 
 def print_comparison(results: dict[str, Any], *, stderr: bool) -> None:

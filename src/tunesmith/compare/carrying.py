@@ -12,17 +12,11 @@ from tunesmith import processes
 from tunesmith.compare.planning import Planned
 from tunesmith.config import RunConfig
 from tunesmith.console import say, verbosity, warn
-from tunesmith.errors import TechniqueError, TunesmithError
+from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
 from tunesmith.run_folder import config_sha256, write_json
 
 BEGUN_FILE = "begun.json"
 """In the comparison's folder: which runs were begun, with what configuration, rows and model."""
-
-
-class Stopped(TunesmithError):
-    """Interrupted between or inside runs; what is finished stays."""
-
-    exit_code = 130
 
 
 def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +47,7 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
             result = _carry_out(planned, folder, title, identity)
         except (KeyboardInterrupt, TunesmithError) as error:
             if isinstance(error, KeyboardInterrupt) or error.exit_code == 130:
-                raise Stopped(
+                raise Interrupted(
                     f"interrupted at {title}; finished runs are kept: the same command goes on from there."
                 ) from error
             refused = getattr(error, "kind", "") == TechniqueError.__name__
@@ -68,6 +62,7 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
         "metrics": result["metrics"],
         "cost": result["cost"],
         "forgetting": result.get("forgetting"),
+        "warnings": result.get("training", {}).get("warnings", []),
         "provenance": result["provenance"],
         "curve": curve(place),
     }
@@ -153,15 +148,3 @@ def curve(place: Path) -> list[dict[str, Any]]:
         elif line["event"] == "evaluate":
             point["eval"] = line["metrics"]
     return [points[step] for step in sorted(points)]
-
-
-def before_of(run: dict[str, Any]) -> dict[str, Any]:
-    """The untouched model's row from a run's `before` metrics (the head differs by seed, not by technique)."""
-    metrics = run["metrics"]
-    return {
-        "technique": "untouched", "model": run["model"], "kind": "untouched", "seed": run["seed"], "status": "finished", "reason": None, "folder": run["folder"],
-        "learning_rate": None, "metrics": {"before": metrics["before"], "after": metrics["before"], "primary": metrics["primary"]},
-        "cost": {"trainable_parameters": 0, "total_parameters": None, "train_seconds": None, "tokens_per_second": None,
-                 "peak_memory_bytes": None, "artifact_bytes": None, "predicted_memory_bytes": None, "predicted_seconds": None},
-        "curve": [],
-    }  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
-from tunesmith import processes, registry
+from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
 from tunesmith.compare.carrying import carry_out, finished
 from tunesmith.compare.checks import Identity, refuse_early
@@ -37,7 +37,7 @@ from tunesmith.config import CompareConfig, is_new
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import SaveError, UserError
 from tunesmith.metrics import higher_is_better
-from tunesmith.run_folder import materialise, materialise_retain, materialise_stream, write_json, write_text
+from tunesmith.run_folder import claimed, materialise, materialise_retain, materialise_stream, write_json
 from tunesmith.stage import DEFAULT_EPOCHS
 
 SCHEMA = 1
@@ -135,6 +135,13 @@ def _execute(config: CompareConfig, folder: Path, command: str | None, *, overwr
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot make the folder `{folder}`: {error.strerror}; give another --output.") from error
+    with claimed(folder):
+        return _carry_out_all(config, folder, command, started, overwrite=overwrite)
+
+
+def _carry_out_all(
+    config: CompareConfig, folder: Path, command: str | None, started: float, *, overwrite: bool
+) -> Comparison:
     quiet_libraries()
     processes.open_nursery()
     config.techniques = config.techniques or default_techniques(config)
@@ -144,7 +151,7 @@ def _execute(config: CompareConfig, folder: Path, command: str | None, *, overwr
         chosen = config.strategies or default_strategies(config)
         config.strategies = [registry.resolve("strategy", name).name for name in chosen]
     identity = refuse_early(config)
-    write_text(folder / "comparison.yaml", configuration.dump(config))
+    durable.write(folder / "comparison.yaml", configuration.dump(config))
 
     if config.epochs is None and config.max_steps is None:
         config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from tunesmith import durable
 from tunesmith.config import Options as BaseOptions
 from tunesmith.continual._rehearsal import Rehearsal, encoded
 from tunesmith.errors import TechniqueError
@@ -162,7 +163,7 @@ class ExperienceReplay(Rehearsal):
             )
             for k in self.memory
         ]
-        (folder / "memory.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        durable.write(folder / "memory.jsonl", "".join(line + "\n" for line in lines))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, with their logits if they are kept."""

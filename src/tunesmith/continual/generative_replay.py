@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
+from tunesmith import durable
 from tunesmith.config import Options as BaseOptions
 from tunesmith.continual._rehearsal import Rehearsal, encoded
 from tunesmith.errors import TechniqueError
@@ -90,7 +91,7 @@ class GenerativeReplay(Rehearsal):
             each = max(1, total // len(session.earlier))
             rows = [row for part in session.earlier.values() for row in self._imagine(session, part, each)]
             file.parent.mkdir(exist_ok=True)
-            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            durable.write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if row["kept"]:
@@ -312,7 +313,7 @@ class GenerativeReplay(Rehearsal):
         if texts:
             place = Path(session.folder) / "generated" / f"texts-{session.stage}.jsonl"
             place.parent.mkdir(exist_ok=True)
-            place.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+            durable.write(place, "".join(json.dumps({"text": text}) + "\n" for text in texts))
             settings = {
                 "model": self.options.generator, "task": "language-modeling", "train": str(place), "epochs": self.options.generator_epochs,
                 "new": {"hidden": self.options.generator_hidden, "layers": 1, "vocabulary": VOCABULARY},

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith import durable
 from tunesmith.cache import store
 from tunesmith.data.formats import VERSION, endings, kind_of, records, to_arrow
 from tunesmith.errors import DataError, SaveError, nearest
@@ -266,19 +267,19 @@ def write_objects(data: Any, path: Path) -> Path:
         )
     else:
         records = data
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
+
+    def write(place: Path) -> None:
+        with place.open("w", encoding="utf-8") as stream:
             for number, row in enumerate(records, 1):
                 stream.write(_json_line(row, number))
-        temporary.replace(path)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(
-            f"cannot write `{path}`: {error.strerror or error}; free some space or give another output folder."
+            f"cannot make the folder `{path.parent}`: {error.strerror or error}; give another output folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    durable.write(path, write, "free some space or give another output folder")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.console import counted
 from tunesmith.data.batching import by_length
+from tunesmith.evaluation.shortage import is_shortage, let_go
 from tunesmith.tasks._base import Answer, Task
 
 
@@ -60,16 +62,21 @@ def evaluate(
     training = model.training
     model.eval()
     with torch.no_grad(), counted(title, len(encoded), watch) as advance:
-        for indices in by_length(encoded.lengths, batch_size):
-            features = [encoded[int(i)] for i in indices]
-            batch = {n: t.to(device) for n, t in task.collate(features, pad_id).items()}
-            outputs = task.forward(model, batch)
-            if labelled:
-                total += float(task.loss(outputs, batch))
-                units += task.units(batch)
-            for index, record in zip(
-                indices, task.read(model, outputs, batch, features, predicting=predicting), strict=True
-            ):
+        waits = deque(by_length(encoded.lengths, batch_size))
+        while waits:
+            indices, failed = waits.popleft(), None
+            try:
+                loss, count, records = _answers(model, task, encoded, indices, device, pad_id, labelled, predicting)
+            except Exception as error:
+                if not is_shortage(error) or len(indices) < 2:
+                    raise
+                failed = error
+            if failed is not None:  # half as many at a time; the numbers are the same
+                let_go(failed)
+                waits.extendleft([indices[len(indices) // 2 :], indices[: len(indices) // 2]])
+                continue
+            total, units = total + loss, units + count
+            for index, record in zip(indices, records, strict=True):
                 owner = int(owners[index])
                 found = waiting.setdefault(owner, {})
                 found[int(index)] = record
@@ -88,3 +95,21 @@ def evaluate(
             metric.update(answers[empty].value, task.truth(table[empty]))
     metrics = {**metric.compute(), "loss": total / units} if labelled and units else {}
     return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, answers)
+
+
+def _answers(
+    model: Any,
+    task: Any,
+    encoded: RaggedRows,
+    indices: Any,
+    device: torch.device,
+    pad_id: int,
+    labelled: bool,
+    predicting: bool,
+) -> tuple[float, float, list[Any]]:
+    """Loss (a sum), supervised units and records of a batch."""
+    features = [encoded[int(i)] for i in indices]
+    batch = {n: t.to(device) for n, t in task.collate(features, pad_id).items()}
+    outputs = task.forward(model, batch)
+    loss, units = (float(task.loss(outputs, batch)), task.units(batch)) if labelled else (0.0, 0.0)
+    return loss, units, list(task.read(model, outputs, batch, features, predicting=predicting))

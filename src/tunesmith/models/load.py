@@ -21,6 +21,7 @@ from tunesmith.console import say
 from tunesmith.errors import ConfigError, ModelError, nearest
 from tunesmith.models import quantization as quantized
 from tunesmith.models.backbone import Backbone
+from tunesmith.models.rates import set_dropout
 from tunesmith.seeding import derive
 
 SHORTEST = 4  # tokens that a row needs: two words and the marks around them
@@ -231,6 +232,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     quantization: str = "none",
+    dropout: float | None = None,
 ) -> Loaded:
     """Open a model under a task's head.
 
@@ -245,6 +247,7 @@ def load_model(
         dtype: of the weights.
         trust_remote_code: run code from the model's folder.
         quantization: how the backbone's weights are stored: `none`, `nf4` or `int8`.
+        dropout: every rate of the model, in place of its own.
     """
     import transformers
 
@@ -296,6 +299,8 @@ def load_model(
     # Names the checkpoint lacks, and those it has in another shape.
     new = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     quantized.take_over(model)
+    if dropout is not None:
+        set_dropout(model, dropout)
     model.eval()
     backbone = Backbone(model, fresh=frozenset(new), **seen)
     head.bind(model, tokenizer, backbone.kind)
@@ -395,19 +400,3 @@ def pick_max_length(asked: int | None, default: int, loaded: Loaded, taken: int 
             )
         return asked
     return default if room is None else min(default, room)
-
-
-def dropout_to(model: Any, rate: float) -> None:
-    """Set every dropout rate of a model."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = rate
-        for name in (
-            "attention_dropout",
-            "dropout",
-            "dropout_prob",
-            "activation_dropout",
-            "attention_probs_dropout_prob",
-        ):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, rate)

@@ -7,16 +7,15 @@ every text, so that there is no unknown token.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith import durable
 from tunesmith.cache import store
 from tunesmith.config import NEW, RunConfig, is_new
 from tunesmith.console import say
-from tunesmith.errors import ModelError, SaveError
+from tunesmith.errors import ModelError
 from tunesmith.models.load import Source, load_tokenizer, locate, weights_sha256
 from tunesmith.seeding import derive
 
@@ -71,19 +70,13 @@ def make(config: RunConfig, task: Texts, train: Rows, folder: Path) -> Source:
         "vocabulary": len(tokenizer),
     }  # fmt: skip
     if not _is_there(place, note):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".base_model-", dir=folder))
-        try:
-            _random_model(config, tokenizer).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
-            temporary.chmod(0o755)
-            shutil.rmtree(place, ignore_errors=True)
-            temporary.replace(place)
-        except OSError as error:
-            raise SaveError(f"cannot write `{place}`: {error.strerror or error}; free some space.") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+        def fill(new: Path) -> None:
+            _random_model(config, tokenizer).save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            (new / NOTE).write_text(json.dumps(note), encoding="utf-8")
+
+        durable.write_folder(place, fill)
     return Source(config.model, str(place.resolve()), weights_sha256(place))
 
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tunesmith import durable
 from tunesmith.errors import ModelError, UserError
 from tunesmith.models.backbone import Backbone
 from tunesmith.models.load import Source, weights_sha256
@@ -114,18 +113,14 @@ def make(name: str, opened: Any, layers: int | Sequence[int], folder: Path, sha2
         model = backbone.model
         model.config = copy.deepcopy(model.config)
         shorten(backbone, layers)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".base_model-", dir=folder))
-        try:
-            model.float().save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            _check(model, temporary, name)
-            (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
-            temporary.chmod(0o755)
-            shutil.rmtree(place, ignore_errors=True)
-            temporary.replace(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+        def fill(new: Path) -> None:
+            model.float().save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            _check(model, new, name)
+            (new / NOTE).write_text(json.dumps(note), encoding="utf-8")
+
+        durable.write_folder(place, fill)
     count = layers if isinstance(layers, int) else len(layers)
     return Source(f"{count} layers of {name}", str(place.resolve()), weights_sha256(place))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tunesmith import durable
 from tunesmith.cache import store
 from tunesmith.cache.ragged import RaggedRows, joined
 from tunesmith.console import say
@@ -144,7 +145,7 @@ class Taught:
                 folder = Path(session.folder) / "distillation"
                 folder.mkdir(parents=True, exist_ok=True)
                 lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in each.rows.table)
-                (folder / f"{self.part.name}-{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
+                durable.write(folder / f"{self.part.name}-{kind}.jsonl", "".join(lines))
 
     def known(self, each: Pass, count: int) -> torch.Tensor:
         """1 for every decision of a batch that all teachers have too, [count]."""

@@ -138,7 +138,7 @@ def objects(text: str) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             value = ast.literal_eval(text.strip())  # {'text': ['a'], 'answer_start': [0]}
     if isinstance(value, dict) or (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
         return value

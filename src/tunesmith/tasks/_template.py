@@ -123,7 +123,7 @@ def unpacked(text: str, what: str, form: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return ast.literal_eval(text.strip())  # [{'role': 'user', ...
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise DataError(f"{what} is text that is not JSON ({reason}); give {form}.") from error

@@ -112,7 +112,7 @@ def listed(value: Any, column: str) -> list[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 value = ast.literal_eval(value)  # what Python programs write: ['a', 'b']
     if not isinstance(value, (list, tuple)):
         example = '["New", "York"]' if column == "tokens" else '["B-LOC", "I-LOC"]'

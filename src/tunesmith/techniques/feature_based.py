@@ -79,6 +79,11 @@ class FeatureBased(Technique):
             return
         mix = self.options.layers != "last"
         self.reader = _Reader(pooling, len(backbone.layers) + 1 if mix else None).to(backbone.embedding.weight.device)
+        for name, parameter in backbone.head_parameters():
+            if name.startswith(
+                f"{backbone.base_name}."
+            ):  # a pooler that came without weights: what it gives is replaced
+                parameter.requires_grad_(False)
         backbone.base.add_module(CHILD, self.reader)
         self.hooks = [
             backbone.base.register_forward_pre_hook(self.reader.before, with_kwargs=True),

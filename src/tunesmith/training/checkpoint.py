@@ -1,13 +1,8 @@
-"""Resumable state on disk: written beside, flushed, then renamed, so that a half-written one is never read."""
+"""Resumable states of a fit, the newest whole one first, and the state of every random generator."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import random
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunesmith import durable
 from tunesmith.console import warn
 from tunesmith.errors import SaveError, UserError
-
-FILE = "state.pt"
+from tunesmith.training import state_file
 
 
 def rng_state() -> dict[str, Any]:
@@ -42,74 +37,52 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def torch_state() -> list[torch.Tensor]:
+    """State of torch's generators: what dropout draws from."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_torch_state(state: list[torch.Tensor]) -> None:
+    """Restore what `torch_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state(state[1])
+
+
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step-N` atomically and drop the oldest beyond `keep`.
+    """Write `folder/step-N.safetensors` whole or not at all, and drop the oldest beyond `keep`.
 
     Raises:
         SaveError: the disk is full or not writable.
     """
-    final = folder / f"step-{step:08d}"
-    temporary = None
+    path = folder / f"step-{step:08d}.safetensors"
+    again = f"free some space and run `tunesmith resume {_run_of(folder)}`"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-        with (temporary / FILE).open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.replace(final)
-    except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise SaveError(
-            f"cannot write the checkpoint `{final}`: {error}; free some space and run `tunesmith resume {folder.parent}`."
-        ) from error
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+    except OSError as error:
+        raise SaveError(f"cannot make the folder `{folder}`: {durable.reason(error)}; {again}.") from error
+    state_file.write(path, state, again)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        durable.remove(old)
+    return path
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values beside their place, flush, rename.
-
-    Raises:
-        SaveError: the disk is full or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(_interned(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise SaveError(f"cannot write `{path}`: {error}; free some space.") from error
-
-
-def _interned(value: Any) -> Any:
-    """The same values with equal texts as one object: pickle writes an object once, so the file's size depends on values alone."""
-    if isinstance(value, str):
-        return sys.intern(value)
-    if isinstance(value, dict):
-        return {_interned(name): _interned(each) for name, each in value.items()}
-    return [_interned(each) for each in value] if isinstance(value, list) else value
+def _run_of(checkpoints: Path) -> Path:
+    """The run's folder: of a stream every stage has checkpoints of its own."""
+    return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints.parent.parent
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote (`weights_only`).
+    """What `state_file.write` wrote.
 
     Raises:
         UserError: it is missing or damaged.
     """
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"`{path}` cannot be read ({type(error).__name__}); restore it, or train the stream again."
-        ) from error
+        return state_file.read(path)
+    except state_file.DamagedState as error:
+        raise UserError(f"{str(error).rstrip('.')}; restore it, or train the stream again.") from error
 
 
 def moved(state: Any, device: torch.device | str) -> Any:
@@ -122,12 +95,10 @@ def moved(state: Any, device: torch.device | str) -> Any:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest complete state, or None. Only tensors and plain values are read (`weights_only`)."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    """The newest state that is what was written, or None; damaged ones are skipped with a warning."""
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
-            state: dict[str, Any] = torch.load(path / FILE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            warn(f"the checkpoint {path} is damaged and is skipped ({type(error).__name__}).")
-            continue
-        return state
+            return state_file.read(path)
+        except state_file.DamagedState as error:
+            warn(f"a checkpoint is skipped: {error}")
     return None

@@ -121,6 +121,10 @@ class Feed:
         """Optimiser steps in one pass over the rows."""
         return self.order.steps_per_epoch
 
+    def limit(self, rows: int) -> None:
+        """At most so many rows (or packed sequences) in a forward pass from here on."""
+        self.micro = rows
+
     def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
         """Passes of the optimiser steps `first` to `total` (exclusive)."""
         for step, indices in enumerate(self.order.steps(first, total), first):
@@ -195,6 +199,16 @@ class MixedFeed:
         self.slots = max(self.SLOTS, len(self.feeds))
         self.steps_per_epoch = max(1, -(-rows // (self.slots * next(iter(self.feeds.values())).order.batch_size)))
         self.bins = None
+
+    @property
+    def micro(self) -> int:
+        """The most rows in a forward pass."""
+        return max(feed.micro for feed in self.feeds.values())
+
+    def limit(self, rows: int) -> None:
+        """At most so many rows in a forward pass from here on."""
+        for feed in self.feeds.values():
+            feed.limit(min(rows, feed.micro))
 
     @classmethod
     def slot(cls, batch_size: int, tasks: int) -> int:

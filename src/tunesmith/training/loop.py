@@ -12,33 +12,31 @@ Notable:
 
 from __future__ import annotations
 
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from tunesmith.config import RunConfig
-from tunesmith.console import progress, say
-from tunesmith.errors import TunesmithError, UserError
+from tunesmith.console import say, warn
+from tunesmith.errors import Interrupted, MemoryShortage, UserError
 from tunesmith.evaluation.cost import peak_memory
+from tunesmith.evaluation.shortage import is_shortage, let_go
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
+from tunesmith.training.bar import bar
 from tunesmith.training.feed import Pass
+from tunesmith.training.guards import Watch
 from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
+from tunesmith.training.stopping import stop_requests
 
-
-class Interrupted(TunesmithError):
-    """Stopped on request with its state saved; `tunesmith resume` goes on from there."""
-
-    exit_code = 130
+RANGE_ENDS = 4.0
+"""Times the lowest loss: beyond it a range test has seen enough."""
 
 
 @dataclass
@@ -51,7 +49,11 @@ class Fit:
     best_step: int | None = None
     best_score: float | None = None
     stopped_early: bool = False
+    micro: int | None = None
+    """The most rows in a forward pass, which gets less where memory runs out."""
     bad_evaluations: int = field(default=0, repr=False)
+    warnings: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """What was noticed on the way (`guards`)."""
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
     """Since the last logged line: loss x units, units, tokens, and the clock then."""
 
@@ -82,13 +84,18 @@ def fit(session: Session) -> Fit:
     state = Fit()
     best: dict[str, Any] | None = None
     readings = Readings(session.device, session.learning_rate)
+    watch = Watch(warn, on=options.guards)
     units: list[float] = []  # of the steps that are still to be read
+    lowest = math.inf
 
     saved = checkpoint.newest(session.checkpoints) if session.resume else None
     if saved is not None:
         masters.load_state_dict(saved["parameters"])
         optimizer.load_state_dict(saved["optimizer"])
         state, best = Fit(**saved["fit"]), saved["best"]
+        if state.micro is not None:
+            session.feed.limit(state.micro)
+        watch.recall(session.log.kept)
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
 
     def save() -> None:
@@ -102,6 +109,7 @@ def fit(session: Session) -> Fit:
             "fit": dict(vars(state)),
             "best": best,
         }
+        session.log.sync()
         checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
     session.objective.before_stage(session)
@@ -115,7 +123,7 @@ def fit(session: Session) -> Fit:
         session.weighting.load_state_dict(saved["weighting"])
         checkpoint.set_rng_state(saved["rng"])  # after what a strategy drew while it got ready
     session.train_mode()
-    with _stop_requests() as stop, _bar(session) as show:
+    with stop_requests() as stop, bar(session) as show:
         passes = session.feed.steps(state.steps, session.total_steps)
         while not state.stopped_early:
             started = time.perf_counter()
@@ -124,10 +132,9 @@ def fit(session: Session) -> Fit:
                 break
             rate = set_rate(optimizer, factor(state.steps, session.total_steps, options))
             session.step = state.steps
-            step = [*step, *session.strategy.extra_batches(session, step)]
-            readings.begin(rate)
-            _train_step(session, step, optimizer, accelerator, readings)
+            step = _train_step(session, step, optimizer, accelerator, readings, rate)
             state.steps += 1
+            state.micro = session.feed.micro
             state.tokens += sum(p.tokens for p in step)
             units.append(sum(p.units for p in step))
             state.window[1] += units[-1]
@@ -148,20 +155,25 @@ def fit(session: Session) -> Fit:
 
             if logs:
                 speed = state.window[2] / max(state.seconds - state.window[3], 1e-9)
-                line = {
+                line: dict[str, Any] = {
                     "event": "train",
                     "step": state.steps,
                     "epoch": round(state.steps / session.feed.steps_per_epoch, 4),
                     "loss": state.window[0] / state.window[1],
                     "learning_rate": rate,
                     "gradient_norm": readings.norm,
+                    "layers": masters.layer_norms(),
                     "tokens": state.tokens,
                     "seconds": round(state.seconds, 4),
                     "tokens_per_second": round(speed, 1),
                     "peak_memory_bytes": peak_memory(session.device),
                 }
                 session.log.write(**line)
+                watch.add(line)
                 show(state, line)
+                lowest = min(lowest, line["loss"])
+                if options.schedule == "range" and line["loss"] > RANGE_ENDS * lowest:
+                    state.stopped_early = True
                 if config.report_to:
                     accelerator.log(
                         {f"train/{k}": v for k, v in line.items() if isinstance(v, (int, float))}, step=state.steps
@@ -171,17 +183,18 @@ def fit(session: Session) -> Fit:
                 show(state, None)
 
             if measures:
-                best = _evaluate(session, state, best, accelerator)
+                best = _evaluate(session, state, best, accelerator, watch)
             if saves:
                 save()
             if stops:
                 save()
-                raise Interrupted(
-                    f"interrupted at step {state.steps}; its state is saved. Go on with: tunesmith resume {session.folder}"
-                )
+                raise Interrupted(f"interrupted at step {state.steps}; its state is saved")
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
-        best = _evaluate(session, state, best, accelerator)
+        best = _evaluate(session, state, best, accelerator, watch)
+    still = [name for name, tensor in masters.tensors.items() if not _ever_moved(optimizer, tensor)]
+    watch.add({"event": "end", "step": state.steps, "still": still, "of": len(masters.tensors)})
+    state.warnings = watch.warnings
     if options.keep_best and best is not None:
         masters.load_state_dict(best["weights"])
         session.strategy.return_to(checkpoint.moved(best["strategy"], session.device))
@@ -194,9 +207,62 @@ def fit(session: Session) -> Fit:
 
 
 def _train_step(
-    session: Session, step: list[Pass], optimizer: torch.optim.Optimizer, accelerator: Any, readings: Readings
-) -> None:
-    """One optimiser step; its loss (means of the step's parts, by their weights) and gradient norm before clipping are left to be read."""
+    session: Session,
+    step: list[Pass],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,
+    readings: Readings,
+    rate: float,
+) -> list[Pass]:
+    """One optimiser step; its loss (means of the step's parts, by their weights) and gradient norm before clipping are left to be read.
+
+    Returns the passes that it took: smaller ones than it was given where memory ran out.
+    """
+    drawn = checkpoint.torch_state()
+    while True:
+        passes = [*step, *session.strategy.extra_batches(session, step)]
+        readings.begin(session.step + 1, rate)
+        try:
+            _gradients(session, passes, accelerator, readings)
+            break
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            failed = error
+        step = _smaller(session, step, failed)
+        del passes
+        let_go(failed)
+        session.masters.clear()
+        session.weighting.forget()
+        readings.drop()
+        checkpoint.set_torch_state(drawn)  # the same dropout as if the step had been cut like this from the start
+    _update(session, optimizer, readings)
+    return passes
+
+
+def _smaller(session: Session, step: list[Pass], error: Exception) -> list[Pass]:
+    """The same step in passes of half as many rows.
+
+    Raises:
+        MemoryShortage: one row alone does not fit, or nothing may be changed.
+    """
+    most = max(len(next(iter(each.batch.values()))) for each in step)
+    first = str(error).strip().split("\n")[0]
+    if most < 2 or not session.config.training.auto_micro_batch:
+        raise MemoryShortage(
+            f"memory ran out at step {session.step + 1} in a forward pass of {most} row{'s' if most > 1 else ''} of {step[0].length} tokens ({first}); "
+            "lower --max-length, add --set training.gradient_checkpointing=true, or take a technique or model that needs less."
+        ) from error
+    session.feed.limit(most // 2)
+    warn(
+        f"memory ran out at step {session.step + 1}: from here on a forward pass has at most {most // 2} rows, and gradients are summed over more of "
+        "them; batch size and loss stay the same (training.auto_micro_batch=false stops instead)."
+    )
+    return next(session.feed.steps(session.step, session.total_steps))
+
+
+def _gradients(session: Session, step: list[Pass], accelerator: Any, readings: Readings) -> None:
+    """Forward and backward passes of a step."""
     masters, weighting = session.masters, session.weighting
     for part, group in _by_part(step).items():
         units = sum(p.units for p in group)
@@ -206,12 +272,17 @@ def _train_step(
             # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
             with attention_kernel(session.device, masters.dtype, each.length):
                 loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
-                losses.append(readings.check(loss.detach()))
+                losses.append(readings.check(loss.detach(), each))
                 accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
             masters.gather()
-        readings.part(losses, units, group[0].weight)
+        readings.part(losses, group, units, group[0].weight)
         weighting.after_part(part, readings.last, masters)
-    weighting.finish(masters, session.step)
+
+
+def _update(session: Session, optimizer: torch.optim.Optimizer, readings: Readings) -> None:
+    """What strategy and weighting make of the gradients, clipping, and the optimiser's move."""
+    masters = session.masters
+    session.weighting.finish(masters, session.step)
     session.strategy.after_backward(session)
     session.strategy.penalty(session)
     norm = masters.norm()
@@ -223,12 +294,11 @@ def _train_step(
             optimizer.grad_scale = excess  # type: ignore[attr-defined]
         else:
             torch._foreach_div_([t.grad for t in masters.tensors.values() if t.grad is not None], excess)
-    readings.hold_back(optimizer)
+    readings.hold_back(optimizer, norm)
     optimizer.step()
     masters.clear()
     masters.scatter()
     session.strategy.after_step(session)
-    readings.end(norm)
 
 
 def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
@@ -238,14 +308,24 @@ def _by_part(step: list[Pass]) -> dict[str, list[Pass]]:
     return found
 
 
-def _evaluate(session: Session, state: Fit, best: dict[str, Any] | None, accelerator: Any) -> dict[str, Any] | None:
+def _ever_moved(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> bool:
+    """Whether a parameter ever got a gradient: Adam's second moment remembers."""
+    moment = optimizer.state.get(tensor, {}).get("exp_avg_sq")
+    return moment is not None and bool(moment.any())
+
+
+def _evaluate(
+    session: Session, state: Fit, best: dict[str, Any] | None, accelerator: Any, watch: Watch
+) -> dict[str, Any] | None:
     """Measure, log, and keep the weights if they are the best so far."""
     assert session.measure is not None
     metrics = session.measure()
     session.train_mode()
-    session.log.write(
-        event="evaluate", step=state.steps, split=session.measured_on, seconds=round(state.seconds, 4), metrics=metrics
-    )
+    line = {
+        "event": "evaluate", "step": state.steps, "split": session.measured_on, "seconds": round(state.seconds, 4), "metrics": metrics,
+    }  # fmt: skip
+    session.log.write(**line)
+    watch.add(line)
     if session.config.report_to:
         accelerator.log({f"{session.measured_on}/{name}": value for name, value in metrics.items()}, step=state.steps)
     options = session.config.training
@@ -263,56 +343,6 @@ def _evaluate(session: Session, state: Fit, best: dict[str, Any] | None, acceler
             state.stopped_early = True
             say(f"Stopped early at step {state.steps}: no better {session.primary} since step {state.best_step}.")
     return best
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _bar(session: Session) -> Iterator[Callable[[Fit, dict[str, Any] | None], None]]:
-    """Progress with loss, rate, speed, memory and time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
-        TimeRemainingColumn(),
-    )
-    with progress(*columns) as bar:
-        shown = bar.add_task(session.title or session.technique.name, total=session.total_steps, info="")
-
-        def show(state: Fit, line: dict[str, Any] | None) -> None:
-            info = {}
-            if line:
-                info["info"] = (
-                    f"loss {line['loss']:.4f}  lr {line['learning_rate']:.2e}  {line['tokens_per_second']:,.0f} tok/s  "
-                    f"{line['peak_memory_bytes'] / 2**30:.2f} GiB"
-                )
-            bar.update(shown, completed=state.steps, **info)  # type: ignore[arg-type]
-
-        yield show
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

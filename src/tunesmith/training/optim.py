@@ -10,6 +10,9 @@ import torch
 
 from tunesmith.config import TrainingOptions
 
+DECADES = 5.0
+"""How many a range test goes through (`range_test`)."""
+
 
 def make_optimizer(
     groups: list[dict[str, Any]], tensors: Mapping[str, torch.Tensor], options: TrainingOptions
@@ -42,6 +45,8 @@ def make_optimizer(
 
 def factor(step: int, total: int, options: TrainingOptions) -> float:
     """Share of the peak rate at an optimiser step (0-based): linear warm-up, then the schedule down to 0."""
+    if options.schedule == "range":
+        return float(10.0 ** (-DECADES * (1 - step / max(1, total - 1))))
     warm = options.warmup * total if options.warmup < 1 else options.warmup
     warm = min(math.ceil(warm), total)
     if step < warm:

@@ -82,6 +82,8 @@ class Masters:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.parameters |= {f"{OWN}{n}": p for n, p in own.items() if p.requires_grad}
         self.split = dtype != torch.float32
+        self.norms: dict[str, torch.Tensor] = {}
+        """Of the last step's gradients, by parameter."""
         self.exact: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         if self.split:
             self.tensors = {n: p.detach().float().clone().requires_grad_() for n, p in self.parameters.items()}
@@ -137,8 +139,16 @@ class Masters:
 
     def norm(self) -> torch.Tensor:
         """The gradient norm over everything that learns, a scalar tensor."""
-        gradients = [t.grad for t in self.tensors.values() if t.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        present = {n: t.grad for n, t in self.tensors.items() if t.grad is not None}
+        self.norms = dict(zip(present, torch._foreach_norm(list(present.values())), strict=True))
+        return torch.linalg.vector_norm(torch.stack(list(self.norms.values())))
+
+    def layer_norms(self) -> dict[str, float]:
+        """Of the last step, the gradient norm of every layer (a parameter's name up to its first number); waits for the device."""
+        squares: dict[str, float] = {}
+        for name, value in zip(self.norms, torch.stack(list(self.norms.values())).tolist(), strict=True):
+            squares[layer_of(name)] = squares.get(layer_of(name), 0.0) + value**2
+        return {name: float(f"{square**0.5:.4g}") for name, square in squares.items()}
 
     def clear(self) -> None:
         """Forget the gradients of the step (their buffers stay): what the next step does not use is not moved by it."""
@@ -170,3 +180,10 @@ class Masters:
             parameter.data = self.tensors[name].data
         for parameter, exact in self.exact:
             parameter.data = exact
+
+
+def layer_of(name: str) -> str:
+    """The layer that a parameter is in: its name up to the first number, or up to its last part where there is none."""
+    parts = [part for part in name.split(".") if part not in ("base_model", "model", "module")]
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[: number + 1] if number is not None else parts[:-1] or parts)

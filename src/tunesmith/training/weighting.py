@@ -35,6 +35,9 @@ class Weighting:
     def after_part(self, part: str, loss: Callable[[], float], masters: Masters) -> None:
         """A part's gradient is in place (added to those before it); `loss` reads its mean, and waits for the device."""
 
+    def forget(self) -> None:
+        """A step that did not come to its end begins again."""
+
     def finish(self, masters: Masters, step: int) -> None:
         """All parts are there."""
 
@@ -92,6 +95,10 @@ class PCGrad(Weighting):
         self.gradients.append({n: t.grad.clone() for n, t in masters.tensors.items() if t.grad is not None})
         masters.clear()
 
+    def forget(self) -> None:
+        """Drop what was taken out."""
+        self.gradients = []
+
     def finish(self, masters: Masters, step: int) -> None:
         """Project each against the others in random order, and put their sum in place."""
         generator = np.random.default_rng(derive(self.seed, "pcgrad", step))
@@ -107,7 +114,7 @@ class PCGrad(Weighting):
                     length = sum(float(other[n].square().sum()) for n in both)
                     for name in both:
                         mine[name] = mine[name] - (along / length) * other[name]
-        self.gradients = []
+        self.forget()
         for name in masters.tensors:
             parts = [g[name] for g in found if name in g]
             if parts:

@@ -7,21 +7,19 @@ neither load nor execute anything even if escaping were wrong somewhere.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith import durable
 from tunesmith.compare import format as human
 from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
-from tunesmith.compare.report.facts import machine_facts, protocol_facts, title
+from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
@@ -45,22 +43,11 @@ def write_report(results: Mapping[str, Any], path: Path) -> Path:
     """
     path = Path(path)
     page = render(labelled(results))
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes it readable by its owner alone; a report is to be sent round
-        os.replace(temporary, path)  # noqa: PTH105  (the atomic step, named as such)
     except OSError as error:
-        raise SaveError(f"the report could not be written to {path}: {error}.") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
+        raise SaveError(f"cannot make the folder `{path.parent}`: {error.strerror or error}.") from error
+    durable.write(path, page.encode())
     return path
 
 
@@ -139,6 +126,7 @@ def _details(
         "label": human.metric_label(primary, scale),
         "metrics": _metric_table(results, rows),
         "runs": [_run_view(run, primary, scale) for run in runs],
+        "noticed": noticed(runs),
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
         "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],

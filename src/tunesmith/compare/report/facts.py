@@ -7,7 +7,7 @@ recorded is lost on the way to the page.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tunesmith.compare import format as human
@@ -119,3 +119,26 @@ def _text(value: object) -> str:
     if value is None or value == "":
         return human.MISSING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def noticed(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What guards said of runs in training: each pitfall of a technique (and strategy, and stage) once, with the seeds that had it."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in runs:
+        name = " with ".join(str(each) for each in (run["technique"], run.get("strategy")) if each)
+        for each in run.get("warnings") or []:
+            place = (name, str(each.get("stage") or ""), str(each["guard"]))
+            found.setdefault(place, {"message": each["message"], "seeds": []})["seeds"].append(run["seed"])
+    return [
+        {
+            "name": name,
+            "where": ", ".join(
+                [
+                    *([f"stage {stage}"] if stage else []),
+                    f"seed{'s' if len(each['seeds']) > 1 else ''} {', '.join(map(str, each['seeds']))}",
+                ]
+            ),
+            "message": each["message"],
+        }
+        for (name, stage, _), each in found.items()
+    ]

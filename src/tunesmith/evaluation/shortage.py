@@ -1,0 +1,27 @@
+"""Running out of memory, told from other failures, and what was held let go."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+
+import torch
+
+WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "could not create a memory")
+"""How torch, its kernels, the C++ library and the operating system say it."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(word in str(error).lower() for word in WORDS)
+
+
+def let_go(error: BaseException) -> None:
+    """Drop what the frames of an error hold (the tensors of what did not fit), so that less can be tried."""
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
