@@ -317,7 +317,8 @@ def texts_taught() -> Iterator[str]:
     yield "| student learns from | exact match | perplexity of the true answers | training seconds |"
     yield "|---|---|---|---|"
     for row in found["rows"]:
-        yield f"| {row['variant']} | {100 * row['exact_match']:.1f} | {number(row['perplexity'])} | {row['train_seconds']:.0f} |"
+        seconds = "-" if row["train_seconds"] is None else f"{row['train_seconds']:.0f}"
+        yield f"| {row['variant']} | {100 * row['exact_match']:.1f} | {number(row['perplexity'])} | {seconds} |"
     yield ""
 
 
