@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,27 @@ def test_a_child_that_cannot_use_cuda_asks_a_fresh_interpreter(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     monkeypatch.setattr(processes, "_run", lambda *_: pytest.fail("carried out in the fork"))
     assert processes._run_here("builtins:dict", {"a": 1}) == {"result": {"a": 1}}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_child_ends_with_who_asked_for_it(number: int, tmp_path: Path) -> None:
+    """Killed with a comparison, a run that went on would write into the folder in which the next one begins."""
+    from tunesmith import processes
+
+    file = tmp_path / "pid"
+    asker = os.fork()
+    if asker == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with suppress(KeyboardInterrupt, processes.ChildError):
+            processes.call("command_line:stay", {"file": str(file)})
+        os._exit(0)
+    end = time.monotonic() + 60
+    while not (file.exists() and file.read_text()) and time.monotonic() < end:
+        time.sleep(0.02)
+    child = int(file.read_text())
+    os.kill(asker, number)
+    os.waitpid(asker, 0)
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}").exists()

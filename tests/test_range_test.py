@@ -14,7 +14,7 @@ from tunesmith import range_test
 from tunesmith.config import RunConfig, TrainingOptions, build
 from tunesmith.errors import UserError
 from tunesmith.testing import tiny_model
-from tunesmith.testing.rows import toy_rows
+from tunesmith.testing.rows import rows_for
 from tunesmith.training.optim import DECADES, factor
 
 
@@ -52,10 +52,10 @@ def test_too_few_steps_tell_nothing() -> None:
         range_test.judge([1e-5] * 3, [1.0] * 3, default=1e-4)
 
 
-def config(models: Path, output: Path, **more: Any) -> RunConfig:
+def config(models: Path, output: Path, kind: str = "bert", task: str = "text-classification", **more: Any) -> RunConfig:
     rows = output.parent / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in toy_rows(64)), encoding="utf-8")
-    given = {"model": str(tiny_model("bert", models / "bert")), "train": str(rows), "technique": "adapter", "output": str(output), "batch_size": 16,
+    rows.write_text("".join(json.dumps(row) + "\n" for row in rows_for(task, 64)), encoding="utf-8")
+    given = {"model": str(tiny_model(kind, models / kind)), "task": task, "train": str(rows), "technique": "adapter", "output": str(output), "batch_size": 16,
              "dtype": "float32", "device": "cpu", "doctor": False, **more}  # fmt: skip
     return build(RunConfig, given)
 
@@ -89,6 +89,21 @@ def test_on_a_model(tmp_path: Path, models: Path, cli: Any) -> None:
     assert answer.code == 0 and answer.json["proposed"] and answer.json["plot"] == str(output / "learning_rate.html")
     assert not (output / "artifact").exists()
     assert cli(*words, "--learning-rate", str(found.proposed), "--max-steps", "2").code == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("llama", "instruction"),
+        ("t5", "summarization"),
+        ("lstm", "language-modeling"),
+        ("bert", "token-classification"),
+    ],
+)
+def test_on_other_models_and_tasks(kind: str, task: str, tmp_path: Path, models: Path) -> None:
+    found, _ = range_test.find(config(models, tmp_path / "run", kind=kind, task=task, technique="full"))
+    assert found.proposed is not None
+    assert min(found.smoothed) < 0.9 * found.smoothed[0]
 
 
 def test_a_stream_has_no_one_rate(tmp_path: Path, models: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.errors import SaveError
@@ -27,8 +28,7 @@ def write(path: Path, content: str | bytes | Callable[[Path], None], advice: str
     Raises:
         SaveError: the disk is full or not writable; what was there before still is.
     """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
+    with _beside(path, advice) as temporary:
         if callable(content):
             content(temporary)
         elif isinstance(content, str):
@@ -37,11 +37,6 @@ def write(path: Path, content: str | bytes | Callable[[Path], None], advice: str
             temporary.write_bytes(content)
         sync_file(temporary)
         replace(temporary, path)
-    except Exception as error:
-        remove(temporary)
-        if not is_about_disk(error):
-            raise
-        raise SaveError(f"cannot write `{path}`: {reason(error)}; {advice}.") from error
 
 
 def write_folder(final: Path, fill: Callable[[Path], None], advice: str = ADVICE) -> None:
@@ -55,14 +50,21 @@ def write_folder(final: Path, fill: Callable[[Path], None], advice: str = ADVICE
     Raises:
         SaveError: the disk is full or not writable; what was there before still is.
     """
-    temporary = final.with_name(f".{final.name}.writing")
-    try:
+    with _beside(final, advice) as temporary:
         final.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)  # what a killed process left
         temporary.mkdir()
         fill(temporary)
         sync_tree(temporary)
         replace(temporary, final)
+
+
+@contextmanager
+def _beside(final: Path, advice: str) -> Iterator[Path]:
+    """The place beside a file or folder where it is made; nothing stays there where that fails."""
+    temporary = final.with_name(f".{final.name}.writing")
+    try:
+        yield temporary
     except BaseException as error:
         remove(temporary)
         if not is_about_disk(error):
@@ -131,12 +133,10 @@ def remove(path: Path) -> None:
 
 
 def is_about_disk(error: BaseException) -> bool:
-    """Whether writing failed, and not the program: safetensors reports a full disk as an error class of its own, torch as RuntimeError."""
+    """Whether writing failed, and not the program: safetensors reports a full disk as an error class of its own, others as RuntimeError."""
     if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
         return True
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("No space left", "PytorchStreamWriter")
-    )
+    return isinstance(error, RuntimeError) and "No space left" in str(error)
 
 
 def reason(error: BaseException) -> str:

@@ -185,10 +185,12 @@ class History:
         model = self._open(self.folder / "artifact")
         self._ready(model)
         said: dict[str, Any] = {}
+        now = {task.name for task in self.stages[number].tasks}
         for name, part in self.parts.items():
             scored = model.measure(part, "eval", "after" if self.alone else f"after {entry['stage']}: {name}")
             entry["after"][name] = scored.metrics
-            said[name] = in_short(part.task, scored.answers, part.roles.eval.table)
+            if name in now:
+                said[name] = in_short(part.task, scored.answers, part.roles.eval.table)
             write_predictions(self.folder, scored, "" if self.alone else file_name(name))
         found = {name: self.parts[name] for name in (t.name for t in self.stages[number].tasks)}
         judged = model.objective.judge(ground_of(model, found, ""), entry["after"])
@@ -200,7 +202,7 @@ class History:
         self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         if self.yardstick is not None:  # last, because the model gets a head for it
             entry["forgetting"] = self.yardstick.conclude(model, "" if self.alone else f"after {entry['stage']}: ")
-        self._notice(entry, said, number)
+        self._notice(entry, said)
         # A model that got a head to be measured by is not gone on with.
         self.measured = model if number + 1 < len(self.stages) and self.yardstick is None else None
         del model
@@ -209,13 +211,12 @@ class History:
             entry["strategy"]["disk"] = self._disk(number)
             write_json(self.place(number) / SCORES_FILE, entry)
 
-    def _notice(self, entry: dict[str, Any], said: Mapping[str, Any], number: int) -> None:
+    def _notice(self, entry: dict[str, Any], said: Mapping[str, Any]) -> None:
         """What guards make of what was measured."""
         from tunesmith.console import warn
         from tunesmith.training.guards import Watch
 
-        now = {task.name for task in self.stages[number].tasks}
-        answers = {"" if self.alone else name: found for name, found in said.items() if name in now and found}
+        answers = {"" if self.alone else name: found for name, found in said.items() if found}
         watch = Watch(warn, on=self.config.training.guards)
         watch.add(
             {

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import durable
+from tunesmith import durable, registry
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say
 from tunesmith.errors import UserError
 from tunesmith.run import default_output, execute
+from tunesmith.stage import usual_rate
 from tunesmith.training.diverged import Diverged
 from tunesmith.training.log import read
 
@@ -109,12 +110,10 @@ def find(config: RunConfig) -> tuple[Found, Path]:
     if config.stream is not None or config.continue_from:
         raise UserError("--find-learning-rate looks at one run; give --train instead of a stream.")
     quiet_libraries()
-    from tunesmith.models import new
     from tunesmith.techniques._base import create
 
-    technique = create(config.technique, config.options.get(config.technique))
-    fresh = config.model.startswith("new:") and technique.name == "full"
-    default = new.LEARNING_RATE if fresh else technique.default_learning_rate
+    options = config.options.get(registry.resolve("technique", config.technique).name)
+    default = usual_rate(config, create(config.technique, options))
     changes: dict[str, Any] = {
         "schedule": "range", "warmup": 0.0, "log_every": 1, "checkpoint_every": None, "evaluate_every": None, "evaluations": None,
         "keep_best": False, "early_stopping": None, "guards": False,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ def open_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any
 
 DECIDED = "decided.json"
 GRACE = 3.0  # seconds: a child of a process that was killed dies a moment later
-_held: set[Path] = set()
+_held: set[tuple[int, Path]] = set()
 
 
 @contextmanager
@@ -79,7 +80,8 @@ def claimed(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     place = folder.resolve()
-    if place in _held:  # by this process, further out
+    mine = (threading.get_ident(), place)
+    if mine in _held:  # further out
         yield
         return
     lock = lock_of(place)
@@ -95,12 +97,12 @@ def claimed(folder: Path) -> Iterator[None]:
         raise SaveError(
             f"cannot write `{lock}`: {durable.reason(error)}; set TUNESMITH_CACHE to another folder."
         ) from error
-    _held.add(place)
+    _held.add(mine)
     try:
         durable.settle(folder / "artifact")
         yield
     finally:
-        _held.discard(place)
+        _held.discard(mine)
         held.release()
 
 

@@ -144,8 +144,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
     times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
     every = options.evaluate_every or (math.ceil(steps / times) if times else None)
-    usual = new.LEARNING_RATE if fresh and technique.name == "full" else technique.default_learning_rate
-    rate = stage.learning_rate or config.learning_rate or usual
+    rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
     kind = str(dtype).removeprefix("torch.")
     count = sum(lesson_rows(objective, part) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
@@ -239,6 +238,14 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     inference = TaskInference.of(read, heads.first.tokenizer, model.inference) if several else None
     artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return learned
+
+
+def usual_rate(config: Any, technique: Any) -> float:
+    """The learning rate of a run that names none."""
+    from tunesmith.models import new
+
+    fresh = configuration.is_new(config.model) and technique.name == "full"
+    return float(new.LEARNING_RATE if fresh else technique.default_learning_rate)
 
 
 def attach(model: Model, turn: Turn) -> list[Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TIMED = (
-    "seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "wall_seconds", "created", "memory", "latency",
+    "seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "wall_seconds", "created", "latency",
     "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes",
 )  # fmt: skip
 """What no two runs share."""

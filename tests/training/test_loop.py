@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,27 @@ def test_damaged_checkpoint_is_skipped(tmp_path: Path, models: Path) -> None:
     found[-1].write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])  # one bit of one weight
     state = checkpoint.newest(done.folder / "checkpoints")
     assert state is not None and state["fit"]["steps"] == 2
+
+
+def test_what_is_frozen_is_not_written_with_a_checkpoint(tmp_path: Path, models: Path) -> None:
+    done = go(tmp_path, models, "a", technique="lora", training={"checkpoint_every": 2, "keep_checkpoints": 1})
+    (path,) = (done.folder / "checkpoints").glob("step-*")
+    state = checkpoint.read_state(path)
+    assert sum(each.numel() for each in state["parameters"].values()) == done.result["cost"]["trainable_parameters"]
+    assert all("lora" in name or "classifier" in name for name in state["parameters"])
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    from tunesmith.training.stopping import stop_requests
+
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(5)
+        os.kill(os.getpid(), signal.SIGTERM)  # once more of the other kind is patience
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.wait(0.2)
+            time.sleep(5)
 
 
 def test_half_precision_learns_what_fp32_learns(tmp_path: Path, models: Path) -> None:

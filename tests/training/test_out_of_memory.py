@@ -96,6 +96,47 @@ def test_later_in_a_run_nothing_is_learned_twice(tmp_path: Path, models: Path, r
     assert apart(plain, short) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("bert", "text-classification"),
+        ("llama", "language-modeling"),
+        ("t5", "summarization"),
+        ("lstm", "language-modeling"),
+    ],
+)
+def test_a_backward_pass_that_broke_off_leaves_nothing(
+    kind: str, task: str, dtype: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients are there when memory runs out; in half precision they are the model's, and not the masters' yet."""
+    from accelerate import Accelerator
+
+    rows = rows_for(task, 64)
+    settings: dict[str, Any] = {
+        "task": task,
+        "train": rows,
+        "eval": rows[:8],
+        "max_steps": 2,
+        "dtype": dtype,
+        "max_length": 24,
+        **STILL,
+    }
+    wanted = go(tmp_path / "small", models, kind, **{**settings, "training": {"dropout": 0.0, "micro_batch_size": 4}})
+    real, broken = Accelerator.backward, []
+
+    def backward(self: Any, loss: torch.Tensor, **more: Any) -> None:
+        real(self, loss, **more)
+        if not broken:
+            broken.append(1)
+            raise MESSAGES["allocator"]
+
+    monkeypatch.setattr(Accelerator, "backward", backward)
+    found = go(tmp_path / "short", models, kind, **settings)
+    assert broken
+    assert apart(wanted, found) == 0.0
+
+
 @pytest.mark.parametrize("weighting", ["pcgrad", "uncertainty"])
 def test_several_tasks_in_a_step(weighting: str, tmp_path: Path, models: Path, room_for: Any) -> None:
     tasks = [

@@ -303,8 +303,8 @@ def open_artifact(
     asks, seed = bool(info["trust_remote_code"]), int(info["seed"])
     if asks and not trust.allowed():
         raise ArtifactError(
-            f"the artifact `{folder}` asks to run code that its base model brings along; add --trust-remote-code (trust_remote_code=True) if you "
-            "trust whoever made it."
+            f"the artifact `{folder}` asks to run code that its base model brings along; add --trust-remote-code (in Python "
+            "`with tunesmith.trust.remote_code(True):`) if you trust whoever made it."
         )
     own = Source(str(folder), str(folder), "")
     whole = info["format"] == "model"

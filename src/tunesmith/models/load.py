@@ -21,7 +21,7 @@ from tunesmith.console import say
 from tunesmith.errors import ConfigError, ModelError, nearest
 from tunesmith.models import quantization as quantized
 from tunesmith.models.backbone import Backbone
-from tunesmith.models.rates import set_dropout
+from tunesmith.models.dropout_rates import set_dropout
 from tunesmith.seeding import derive
 
 SHORTEST = 4  # tokens that a row needs: two words and the marks around them

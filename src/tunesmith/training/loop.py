@@ -232,7 +232,7 @@ def _train_step(
         step = _smaller(session, step, failed)
         del passes
         let_go(failed)
-        session.masters.clear()
+        session.masters.forget()
         session.weighting.forget()
         readings.drop()
         checkpoint.set_torch_state(drawn)  # the same dropout as if the step had been cut like this from the start

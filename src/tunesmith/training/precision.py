@@ -155,6 +155,12 @@ class Masters:
         for tensor in self.tensors.values():
             tensor.grad = None
 
+    def forget(self) -> None:
+        """Drop everything of a step that broke off: what a backward pass had left behind is not in the masters yet in half precision."""
+        self.clear()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
     def scatter(self) -> None:
         """Refresh the running copies."""
         if self.split:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tunesmith import durable
-from tunesmith.errors import SaveError, UserError
+from tunesmith.errors import UserError
 
 FORMAT = "tunesmith state 1"
 STRUCTURE = "structure"
@@ -47,10 +47,7 @@ def write(path: Path, state: Mapping[str, Any], advice: str = durable.ADVICE) ->
     plain = json.dumps(_taken_apart(state, tensors, set(), "state"), ensure_ascii=False).encode()
     content = {STRUCTURE: torch.frombuffer(bytearray(plain), dtype=torch.uint8), **tensors}
     notes = {FORMAT: checksum(content)}  # one entry: several come in an order of chance
-    try:
-        durable.write(path, lambda place: save_file(content, str(place), metadata=notes), advice)
-    except OSError as error:
-        raise SaveError(f"cannot write `{path}`: {durable.reason(error)}; {advice}.") from error
+    durable.write(path, lambda place: save_file(content, str(place), metadata=notes), advice)
 
 
 def read(path: Path) -> dict[str, Any]:

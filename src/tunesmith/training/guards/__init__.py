@@ -1,7 +1,7 @@
 """What goes wrong in training, noticed while it does: one file a pitfall, each asked after every line of the log.
 
-A guard sees what metrics.jsonl holds, and nothing else, so what it says of a run can be said again of its log. It speaks once, in a sentence
-that names the remedy; result.json keeps it under `training.warnings`.
+A guard sees the lines of metrics.jsonl, and two more: `end` with the fit, `measured` when the artifact was scored. It speaks once, in a sentence that
+names the remedy; result.json keeps it under `training.warnings`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunesmith.training.guards._base import Guard, Line
+from tunesmith.training.guards._base import Guard, Line, Lines
 
-__all__ = ["Guard", "Line", "Watch", "guards"]
+__all__ = ["Guard", "Line", "Lines", "Watch", "guards"]
 
 
 def guards() -> list[Guard]:
@@ -42,12 +42,12 @@ class Watch:
     def __init__(self, say: Callable[[str], None], *, on: bool = True) -> None:
         self.say = say
         self.guards = guards() if on else []
-        self.lines: list[Line] = []
+        self.lines = Lines()
         self.warnings: list[dict[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
         """The next line of the log."""
-        self.lines.append(dict(line))
+        self.lines.add(dict(line))
         spoken = {each["guard"] for each in self.warnings}
         for guard in self.guards:
             if guard.name not in spoken:

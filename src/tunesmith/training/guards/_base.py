@@ -9,34 +9,39 @@ from typing import Any, ClassVar
 Line = dict[str, Any]
 
 
+class Lines:
+    """The lines of a fit so far.
+
+    Attributes:
+        last: the newest.
+        train: those of logged steps.
+        evaluate: those of evaluations.
+    """
+
+    def __init__(self) -> None:
+        self.last: Line = {}
+        self.train: list[Line] = []
+        self.evaluate: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        """The next one (`event` train, evaluate, end or measured)."""
+        self.last = line
+        if line["event"] in ("train", "evaluate"):
+            getattr(self, line["event"]).append(line)
+
+    def are(self, event: str, lines: Sequence[Line], enough: int) -> bool:
+        """Whether the newest is of a kind, and there are enough."""
+        return self.last["event"] == event and len(lines) >= enough
+
+
 class Guard:
     """Looks for one thing that goes wrong."""
 
     name: ClassVar[str]
 
-    def look(self, lines: Sequence[Line]) -> str | None:
-        """A sentence once it is seen, with what to do; None as long as it is not.
-
-        Args:
-            lines: those of this fit so far, the newest last (`event` train, evaluate, or end).
-        """
+    def look(self, lines: Lines) -> str | None:
+        """A sentence once it is seen in the newest line, with what to do; None as long as it is not."""
         raise NotImplementedError
-
-
-def newest(lines: Sequence[Line], event: str, more: int = 1) -> list[Line]:
-    """All lines of a kind if the newest is one of them and there are enough, else none."""
-    if not lines or lines[-1]["event"] != event:
-        return []
-    found = [line for line in lines if line["event"] == event]
-    return found if len(found) >= more else []
-
-
-def ended(lines: Sequence[Line], more: int = 1) -> list[Line]:
-    """All training lines once the fit has ended, if there are enough."""
-    if not lines or lines[-1]["event"] != "end":
-        return []
-    found = [line for line in lines if line["event"] == "train"]
-    return found if len(found) >= more else []
 
 
 def spread(values: Sequence[float]) -> float:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tunesmith.training.guards._base import Guard, Line
+from tunesmith.training.guards._base import Guard, Lines
 
 STEPS = 10
 
 
 class DeadParameters(Guard):
-    """Ten steps or more, and in no logged one any gradient."""
+    """Ten steps or more, and not once any gradient: Adam's second moment would remember it."""
 
     name = "dead-parameters"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See which are named once the fit has ended."""
-        last = lines[-1]
+        last = lines.last
         if last["event"] != "end" or last["step"] < STEPS or not last.get("still"):
             return None
         named, count = list(last["still"]), int(last["of"])

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 
-from tunesmith.training.guards._base import Guard, Line, newest
+from tunesmith.training.guards._base import Guard, Lines
 
-WINDOW = 5  # lines
+WINDOW = 5  # lines at least
+LONGEST = 50
 FACTOR = 20.0
 FLOOR = 10.0
 """A norm below this explodes nothing: it is ten times what is clipped to by default."""
 
 
 class ExplodingGradients(Guard):
-    """A norm 20 times the median of all before it, and above 10."""
+    """A norm 20 times the median of up to fifty lines before it, and above 10."""
 
     name = "exploding-gradients"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the newest norm against those before it."""
-        found = newest(lines, "train", WINDOW + 1)
-        if not found:
+        found = lines.train[-LONGEST:]
+        if not lines.are("train", found, WINDOW + 1):
             return None
         norm, usual = found[-1]["gradient_norm"], median(line["gradient_norm"] for line in found[:-1])
         if norm <= FLOOR or norm <= FACTOR * usual:

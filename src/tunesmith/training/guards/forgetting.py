@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tunesmith.training.guards._base import Guard, Line
+from tunesmith.training.guards._base import Guard, Lines
 
 SHARE = 0.5
 """Of what was measured before: bits per byte half as many again, accuracy half gone."""
@@ -15,9 +13,9 @@ class Forgetting(Guard):
 
     name = "forgetting"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See what was measured behind the fit."""
-        found = lines[-1].get("retain") if lines[-1]["event"] == "measured" else None
+        found = lines.last.get("retain") if lines.last["event"] == "measured" else None
         if not found or not found["before"] or found["change"] <= SHARE * abs(found["before"]):
             return None
         metric = str(found["metric"]).replace("_", " ")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 
-from tunesmith.training.guards._base import Guard, Line, newest, spread
+from tunesmith.training.guards._base import Guard, Lines, spread
 
 WINDOW = 10  # lines
 FAR = 8.0  # times the usual distance from the median
@@ -17,12 +16,12 @@ class LossSpike(Guard):
 
     name = "loss-spike"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the newest line against the ten before it."""
-        found = newest(lines, "train", WINDOW + 1)
-        if not found:
+        found = lines.train[-WINDOW - 1 :]
+        if not lines.are("train", found, WINDOW + 1):
             return None
-        before = [line["loss"] for line in found[-WINDOW - 1 : -1]]
+        before = [line["loss"] for line in found[:-1]]
         loss, middle = found[-1]["loss"], median(before)
         if loss <= middle + FAR * spread(before) or loss <= AT_LEAST * middle:
             return None

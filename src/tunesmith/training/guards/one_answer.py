@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tunesmith.training.guards._base import Guard, Line
+from tunesmith.training.guards._base import Guard, Lines
 
 STEPS = 10
 ROWS = 8
@@ -16,9 +14,9 @@ class OneAnswer(Guard):
 
     name = "one-answer"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See what was measured behind the fit."""
-        last = lines[-1]
+        last = lines.last
         if last["event"] != "measured" or last["step"] < STEPS:
             return None
         for task, found in last["answers"].items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tunesmith.training.guards._base import Guard, Line, newest
+from tunesmith.training.guards._base import Guard, Lines
 
 EVALUATIONS = 3
 WORSE = 1.25
@@ -16,14 +14,16 @@ class Overfitting(Guard):
 
     name = "overfitting"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the newest evaluation against the best one."""
-        found = newest(lines, "evaluate", EVALUATIONS)
+        found = lines.evaluate
+        if not lines.are("evaluate", found, EVALUATIONS):
+            return None
         losses = [line["metrics"].get("loss") for line in found]
-        if not found or None in losses:
+        if None in losses:
             return None
         best = losses.index(min(losses))
-        train = [line for line in lines if line["event"] == "train"]
+        train = lines.train
         then = [line["loss"] for line in train if line["step"] <= found[best]["step"]]
         if (
             len(losses) - 1 - best < 2

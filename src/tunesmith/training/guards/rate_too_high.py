@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import mean
 
-from tunesmith.training.guards._base import Guard, Line, ended
+from tunesmith.training.guards._base import Guard, Lines
 
 LINES = 8
 WORSE = 1.05
@@ -16,10 +15,10 @@ class RateTooHigh(Guard):
 
     name = "rate-too-high"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the whole curve once the fit has ended."""
-        found = ended(lines, LINES)
-        if not found:
+        found = lines.train
+        if not lines.are("end", found, LINES):
             return None
         first, last = found[0]["loss"], mean(line["loss"] for line in found[-len(found) // 4 :])
         if last <= WORSE * first:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import mean
 
-from tunesmith.training.guards._base import Guard, Line, ended
+from tunesmith.training.guards._base import Guard, Lines
 
 LINES = 8
 LESS = 0.01
@@ -18,10 +17,10 @@ class RateTooLow(Guard):
 
     name = "rate-too-low"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the whole curve once the fit has ended."""
-        found = ended(lines, LINES)
-        if not found:
+        found = lines.train
+        if not lines.are("end", found, LINES):
             return None
         quarter = max(1, len(found) // 4)
         first, last = mean(line["loss"] for line in found[:quarter]), mean(line["loss"] for line in found[-quarter:])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tunesmith.training.guards._base import Guard, Line, newest
+from tunesmith.training.guards._base import Guard, Lines
 
 LINES = 3
 RATIO = 1e-6
@@ -15,11 +13,11 @@ class VanishingGradients(Guard):
 
     name = "vanishing-gradients"
 
-    def look(self, lines: Sequence[Line]) -> str | None:
+    def look(self, lines: Lines) -> str | None:
         """See the layers of the newest lines."""
-        found = newest(lines, "train", LINES)
+        found = lines.train[-LINES:]
         weak: set[str] | None = None
-        for line in found[-LINES:]:
+        for line in found if lines.are("train", found, LINES) else ():
             layers = line.get("layers") or {}
             top = max(layers.values(), default=0.0)
             here = {name for name, norm in layers.items() if 0.0 < norm < RATIO * top}
