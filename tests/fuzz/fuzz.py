@@ -3,8 +3,9 @@
     make fuzz SECONDS=3600          an hour, shared by all readers
     .venv/bin/python tests/fuzz/fuzz.py --seconds 60 --targets csv,yaml
 
-With atheris (`pip install atheris`; coverage-guided) where it is installed, with our own mutations of valid files elsewhere. A reader that raises
-anything but a refusal, or takes more than ten seconds for 64 KiB, fails; the bytes lie in `--keep` then.
+With atheris (`pip install atheris`; coverage-guided) where it is installed, and with our own mutations of valid files. A reader that raises
+anything but a refusal, or takes more than ten seconds for 64 KiB, fails; the bytes lie in `--keep` then. The server is asked what
+schemathesis makes of its OpenAPI document, and bodies that are nearly right.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "benchmarks" / "results" / "fuzz.json"
 SLOW = 10
+SERVER = "server"
 
 
 def ours(name: str, seconds: float, keep: Path, seed: int) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def main() -> None:
     """Every target for its share of the time; exit status 1 where one stumbled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--targets", help="comma-separated (default: all)")
+    parser.add_argument("--targets", help="comma-separated (default: all, `server` among them)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
     parser.add_argument("--engine", choices=["both", "atheris", "mutations"], default="both")
@@ -119,21 +121,32 @@ def main() -> None:
     from targets import TARGETS
 
     args.keep.mkdir(parents=True, exist_ok=True)
-    names = args.targets.split(",") if args.targets else list(TARGETS)
+    names = args.targets.split(",") if args.targets else [*TARGETS, SERVER]
+    shares = {name: args.seconds / len(names) for name in names}
+    if SERVER in names and len(names) > 1:  # ten addresses behind it
+        shares[SERVER] = args.seconds / 3
+        shares.update({name: (args.seconds - shares[SERVER]) / (len(names) - 1) for name in names if name != SERVER})
     engines = [guided, ours] if args.engine == "both" else [guided if args.engine == "atheris" else ours]
     if importlib.util.find_spec("atheris") is None:
         engines = [ours]
-    rows = []
-    for name in names:
-        for engine in engines:
-            rows.append(engine(name, args.seconds / len(names) / len(engines), args.keep, args.seed))
-            shown = rows[-1]
-            print(
-                f"{name:<12} {shown['engine']:<10} {shown['executions']:>9,} executions, {len(shown['bad'])} bad",
-                flush=True,
-            )
-            for each in shown["bad"]:
+    rows: list[dict[str, Any]] = []
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        rows.extend(found)
+        for row in found:
+            what = f"{row['target']:<20} {row['engine']:<12} {row['executions']:>9,} executions"
+            print(f"{what}, {len(row['bad'])} bad", flush=True)
+            for each in row["bad"]:
                 print(f"    {each['error']}  ({each['bytes']})", flush=True)
+
+    for name in names:
+        if name == SERVER:
+            from endpoints import fuzz
+
+            keep(fuzz(shares[name], args.keep, args.seed))
+            continue
+        for engine in engines:
+            keep([engine(name, shares[name] / len(engines), args.keep, args.seed)])
     from tunesmith.evaluation import cost
 
     content = {

@@ -16,6 +16,8 @@ from tunesmith.assets.archive import tar_members, zip_bytes
 from tunesmith.config import RunConfig
 from tunesmith.data.formats import records, to_arrow
 from tunesmith.errors import TunesmithError
+from tunesmith.serve import openapi, wire
+from tunesmith.serve.refusals import Refused
 from tunesmith.tasks import _answers as answers
 from tunesmith.tasks import _template as template
 from tunesmith.tasks import _words as words
@@ -127,6 +129,17 @@ def _answers(data: bytes) -> None:
     answers.parse(data.decode("utf-8", "replace"), None)
 
 
+def _wire(data: bytes) -> None:
+    for body in openapi.BODIES:
+        try:
+            wire.parse(body, data)
+        except Refused as error:
+            last = error
+        else:
+            return
+    raise TunesmithError(str(last))
+
+
 def _tar(data: bytes) -> None:
     for _ in tar_members(io.BytesIO(data), lambda name: True, limit=1 << 20):
         pass
@@ -185,6 +198,7 @@ TARGETS = {
         Target("tokens", _tokens, (b'["New", "York"]', b"['H\xc3\xa0', 'N\xe1\xbb\x99i']")),
         Target("answers", _answers, (b'{"text": ["b"], "answer_start": [2]}', b"[{'text': 'b', 'answer_start': 2}]")),
         Target("tar", _tar, (_tar_seed(),)),
+        Target("wire", _wire, (b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}', b'{"model": "m", "prompt": [[1, 2]], "stop": ["a"]}')),
         Target("zip", _zip, (_zip_seed(),)),
     )
 }  # fmt: skip

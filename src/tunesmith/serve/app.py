@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from tunesmith import __version__
 from tunesmith.errors import UserError
+from tunesmith.serve import openapi
 from tunesmith.serve.answers import dumps
 from tunesmith.serve.limits import LimitBody
 from tunesmith.serve.metrics import CONTENT_TYPE, CountRequests
@@ -37,7 +40,8 @@ def build(service: Service, token: str | None = None) -> FastAPI:
 
     # No pages of its own: their scripts would come from elsewhere.
     app = FastAPI(title="tunesmith", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
-    _routes(app, service)
+    described = openapi.document(__version__, token is not None)
+    _routes(app, service, described)
     _errors(app)
     app.add_middleware(LimitBody, limits=service.limits)
     app.add_middleware(Guard, token=token)
@@ -45,7 +49,11 @@ def build(service: Service, token: str | None = None) -> FastAPI:
     return app
 
 
-def _routes(app: FastAPI, service: Service) -> None:
+def _routes(app: FastAPI, service: Service, described: dict[str, Any]) -> None:
+    @app.get("/openapi.json")
+    async def document() -> Response:
+        return answer(described)
+
     @app.get("/health")
     async def health() -> Response:
         if not service.engine.alive:

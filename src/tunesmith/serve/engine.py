@@ -28,6 +28,7 @@ import torch
 from tunesmith.errors import UserError
 from tunesmith.serve.batches import Batch, batch_of
 from tunesmith.serve.metrics import Metrics
+from tunesmith.serve.refusals import Refused
 from tunesmith.serve.sampling import choose
 from tunesmith.serve.work import Busy, Gone, Group, Job, Stopped, Ticket
 from tunesmith.serve.writing import Piece, Request, Writer
@@ -220,7 +221,7 @@ class Engine:
         except StopIteration as end:
             job.future.set_result(end.value)
         except Exception as error:
-            if not isinstance(error, UserError):
+            if not isinstance(error, (UserError, Refused)):
                 log.exception("a job failed")
             job.future.set_exception(error)
         with self._wake:
