@@ -95,3 +95,15 @@ def test_a_child_ends_with_who_asked_for_it(number: int, tmp_path: Path) -> None
     while Path(f"/proc/{child}").exists() and time.monotonic() < end:
         time.sleep(0.02)
     assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("first", ["torch", "json"])
+def test_a_nursery_ends_with_its_owner(tmp_path: Path, first: str) -> None:
+    """And not a while later: it holds the owner's stderr, and `tunesmith ... 2>&1 | tee log` would wait for it."""
+    told = tmp_path / "told"
+    script = f"import {first}, pathlib; from tunesmith import processes; processes.open_nursery(); pathlib.Path({str(told)!r}).write_text(processes._address)"
+    with (tmp_path / "said").open("w") as said:
+        done = subprocess.run([sys.executable, "-c", script], stdout=said, stderr=said, timeout=300, check=False)
+    assert done.returncode == 0, (tmp_path / "said").read_text()
+    assert not Path(told.read_text()).parent.exists()

@@ -7,11 +7,13 @@ its peak is its own; a child that dies takes nothing with it.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,17 +80,30 @@ def open_nursery() -> None:
             str(listener.fileno()),
             str(os.getpid()),
         ]
-        subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2)
+        nursery = subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2).pid
     else:
         _import_libraries()
         owner = os.getpid()
-        if os.fork() == 0:
+        nursery = os.fork()
+        if nursery == 0:
             try:
                 _nurse(listener, address, owner)
             finally:
                 os._exit(1)
     listener.close()
     _address = address
+    atexit.register(_close_nursery, nursery, os.getpid(), address)
+
+
+def _close_nursery(nursery: int, owner: int, address: str) -> None:
+    """End the nursery with its owner: it holds the owner's stderr, and whoever reads that to its end would wait for it."""
+    if os.getpid() != owner:
+        return
+    with suppress(OSError):
+        if os.waitpid(nursery, os.WNOHANG) == (0, 0):  # still there, so the number is still its own
+            os.kill(nursery, signal.SIGKILL)
+            os.waitpid(nursery, 0)
+    shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
 def _import_libraries() -> None:

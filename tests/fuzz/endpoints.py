@@ -103,7 +103,10 @@ class Described:
 
         @seed(number)
         @settings(
-            max_examples=examples, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )
         @given(operation.as_strategy(generation_mode=mode))
@@ -119,7 +122,12 @@ class Described:
             send()
 
 
-CHECKS = [checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
 
 
 class Mutated:

@@ -75,4 +75,3 @@ def _places(value: Any) -> Any:
     for key, each in list(pairs):
         yield value, key
         yield from _places(each)
-

@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ READERS = {
 }  # fmt: skip
 PLAIN = (".txt", ".text", ".md")
 MAX_DEPTH = 32  # lists within lists; Arrow writes no more than 64
+MAX_COLUMNS = 10_000
 MAX_FIELD = 32 << 20  # characters in one CSV cell; larger is damage, not data
 NO_TEXT = "if it is UTF-16, save it as UTF-8; if it is another kind of file (PDF, Word, an archive), take the text out of it first"
 TAB = "\t"
@@ -56,7 +57,9 @@ def records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
         import pyarrow.parquet as pq
 
         try:
-            for batch in pq.ParquetFile(path).iter_batches(1000):
+            file = pq.ParquetFile(path)
+            _check_columns(file.schema_arrow.names, spec)
+            for batch in file.iter_batches(1000):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
@@ -195,6 +198,7 @@ def _csv(path: Path, spec: str, delimiter: str) -> Iterator[dict[str, Any]]:
         )  # an open quote would swallow the rows after it
         try:
             header = [name.strip() for name in next((cells for cells in reader if cells), [])]
+            _check_columns(header, spec)
             twice = min((name for name in header if header.count(name) > 1), default=None)
             if twice is not None:
                 what = (
@@ -285,6 +289,7 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
     def flush() -> None:
         nonlocal done
         names = list(dict.fromkeys(name for row in block for name in row))
+        _check_columns(names, spec)
         arrays = []
         for name in names:
             values = [row.get(name) for row in block]
@@ -330,6 +335,13 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
         raise DataError(
             f"`{spec}`: a column changes its type between rows ({error}); use one type in a column."
         ) from error
+
+
+def _check_columns(names: Sized, spec: str) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"`{spec}` has {len(names):,} columns (at most {MAX_COLUMNS:,}); keep those that the task reads."
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from tunesmith.metrics.regression import Regression
 from tunesmith.tasks._base import Answer, Batch, Features, Metric, Task, attention_mask, pad
 
 MAX_LABELS = 10_000
+MAX_LABEL = 1000  # characters
 LARGEST = 1e18  # label of a regression, whose square an error must hold in 32 bits
 
 
@@ -108,6 +109,12 @@ class TextClassification(Task):
             raise DataError(
                 f"`{train.source}` has {len(self.labels)} different labels (at most {MAX_LABELS}); is `label` the right column? "
                 "Map it with --columns label=NAME, or set text-classification.problem=regression."
+            )
+        longest = max(self.labels, key=len, default="")
+        if len(longest) > MAX_LABEL:
+            raise DataError(
+                f"`{train.source}`: the label `{longest[:40]}...` has {len(longest):,} characters (at most {MAX_LABEL:,}); is `label` the "
+                "right column? Map it with --columns label=NAME."
             )
         if len(self.labels) < 2:
             raise DataError(
