@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
+from tunesmith.private import hide
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -62,8 +64,8 @@ TURNS = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x20
 
 
 def visible(text: str) -> str:
-    """A text whose control characters are shown instead of obeyed."""
-    return text.translate({**CONTROLS, **TURNS})
+    """A text whose control characters are shown instead of obeyed, without secrets."""
+    return hide(text).translate({**CONTROLS, **TURNS})
 
 
 def say(message: str, *, level: int = 0) -> None:

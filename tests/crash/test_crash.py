@@ -111,6 +111,18 @@ def test_stopped_on_request(number: int, where: str, reference: Callable[[str], 
     assert not found.trouble and not found.differences, found
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_comparison_stopped_on_request(number: int, reference: Callable[[str], crash.Reference]) -> None:
+    """While one of its runs works in a process of its own: that one ends, too, and the same command goes on."""
+    world = reference("compare")
+    ended = engine.command(world.args, world.folder, kill_after=0.5 * world.ended.seconds, signal_number=number)
+    assert ended.code == 130, ended.said
+    last = ended.said.strip().splitlines()[-1]
+    assert last.startswith("interrupted: ") and "Traceback" not in ended.said
+    found = crash.survive(world, [])
+    assert not found.trouble and not found.differences, found
+
+
 def test_stopped_before_anything_is_there(reference: Callable[[str], crash.Reference]) -> None:
     world = reference("lora-dropout")
     ended = engine.command(world.args, world.folder, kill_at=1, signal_number=signal.SIGTERM)

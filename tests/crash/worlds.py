@@ -42,7 +42,7 @@ class World:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         tiny_model(self.model, folder / self.model)
         if "teacher" in self.settings:
-            tiny_model("bert", folder / "teacher", seed=3)
+            tiny_model(self.model, folder / "teacher", seed=3)
         own = {k: v for k, v in self.settings.items() if k != "training"}
         settings = {
             **COMMON,
@@ -77,11 +77,20 @@ def _stream(strategy: str, **more: Any) -> dict[str, Any]:
 
 ROWS = {"films": toy_rows(24), "colours": COLOURS, "words": rows_for("token-classification", 16)}
 LINES = {"films": [{"text": row["text"]} for row in toy_rows(24)]}
+TEXTS = {"texts": rows_for("summarization", 16)}
+SHORT = {"summarization": {"generate_rows": 2, "max_new_tokens": 3}}
 WORLDS = [
     World("full", {"technique": "full", "epochs": 4, "train": "films.jsonl", "training": {"keep_best": True, "evaluations": 3}}, ROWS),
     World("lora-dropout", {"technique": "lora", "train": "films.jsonl", "lora": {"dropout": 0.2}, "retain": "colours.jsonl"}, ROWS),
     World("feature-based", {"technique": "feature-based", "train": "films.jsonl"}, ROWS),
     World("prefix-llama-text", {"technique": "prefix-tuning", "task": "language-modeling", "train": "films.jsonl"}, LINES, "llama"),
+    World("full-lstm-text", {"technique": "full", "task": "language-modeling", "train": "films.jsonl"}, LINES, "lstm"),
+    World("adapter-t5-summaries", {"technique": "adapter", "task": "summarization", "train": "texts.jsonl", **SHORT}, TEXTS, "t5"),
+    World(
+        "distillation-llama-text",
+        {"technique": "full", "task": "language-modeling", "train": "films.jsonl", "objective": "distillation", "teacher": "teacher"},
+        LINES, "llama",
+    ),
     World("ewc", _stream("ewc", technique="lora"), ROWS),
     World("experience-replay", _stream("experience-replay", technique="adapter"), ROWS),
     World("generative-replay", _stream("generative-replay", technique="lora", **{"generative-replay": {"generator_epochs": 1}}), ROWS),

@@ -37,6 +37,7 @@ from tunesmith.config import CompareConfig, is_new
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import SaveError, UserError
 from tunesmith.metrics import higher_is_better
+from tunesmith.private import hide
 from tunesmith.run_folder import claimed, materialise, materialise_retain, materialise_stream, write_json
 from tunesmith.stage import DEFAULT_EPOCHS
 
@@ -250,5 +251,5 @@ def rates_in_words(config: CompareConfig) -> str:
 
 
 def command_line() -> str:
-    """The command as it was typed, for the report."""
-    return shlex.join(["tunesmith", *sys.argv[1:]])
+    """The command as it was typed, for the report, without secrets."""
+    return hide(shlex.join(["tunesmith", *sys.argv[1:]]))
