@@ -143,7 +143,7 @@ def test_each_task_trains_as_its_page_says(command: str, tmp_path: Path, monkeyp
         "--max-train-rows",
         "24",
         "--max-eval-rows",
-        "4",
+        "2",
         "--max-steps",
         "2",
         "--batch-size",
@@ -154,7 +154,7 @@ def test_each_task_trains_as_its_page_says(command: str, tmp_path: Path, monkeyp
     ]
     task = words[words.index("--task") + 1]
     writes = (
-        ["--set", f"{task}.max_new_tokens=4"]
+        ["--set", f"{task}.max_new_tokens=4", "--set", f"{task}.generate_rows=1"]
         if task in ("summarization", "instruction", "chat", "text-to-text")
         else []
     )
