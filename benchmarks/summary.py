@@ -379,6 +379,51 @@ def speed() -> Iterator[str]:
         )
 
 
+def where_time_goes() -> Iterator[str]:
+    """What a step's time is spent on."""
+    if not (RESULTS / "where_time_goes.json").is_file():
+        return
+    cases = read("where_time_goes.json")["cases"]
+    kinds = list(dict.fromkeys(kind for case in cases.values() for kind in case["shares"]))
+    yield "### Where the time of a step goes\n"
+    yield "`python benchmarks/where_time_goes.py`. Own time of the operations of a fit, by what they are for, in per cent of the wall clock.\n"
+    yield f"| case | {' | '.join(kinds)} |"
+    yield f"|---|{'---|' * len(kinds)}"
+    for name, case in cases.items():
+        shares = " | ".join(f"{100 * case['shares'].get(kind, 0.0):.0f}" for kind in kinds)
+        yield f"| {name}: {case['what']} | {shares} |"
+    yield ""
+
+
+def reliability() -> Iterator[str]:
+    """Kills and wrong input."""
+    if not (RESULTS / "crash_test.json").is_file():
+        return
+    found = read("crash_test.json")
+    kills = sum(row["kills"] for row in found["rows"])
+    bad = sum(row["different"] + row["failed"] for row in found["rows"])
+    yield "## Killed and gone on with\n"
+    yield (
+        f"`make crash-test`: {kills} kills with SIGKILL in {sum(row['runs'] for row in found['rows'])} runs of {len(found['rows'])} kinds, each gone on with as a "
+        f"user would; {bad} of them left anything that differs from the run that was not killed. Where the kills fell: "
+        f"{', '.join(f'{where} {count}' for where, count in found['where'].items())}.\n"
+    )
+    yield "| what was killed | runs | kills | different | failed |"
+    yield "|---|---|---|---|---|"
+    for row in found["rows"]:
+        yield f"| {row['world']} | {row['runs']} | {row['kills']} | {row['different']} | {row['failed']} |"
+    yield ""
+    if (RESULTS / "fuzz.json").is_file():
+        tried = read("fuzz.json")
+        stumbled = sum(len(row["bad"]) for row in tried["rows"])
+        yield f"`make fuzz`, {tried['seconds'] / 60:,.0f} minutes: {tried['executions']:,} executions, {stumbled} that nobody had thought of.\n"
+        yield "| reader | by | executions |"
+        yield "|---|---|---|"
+        for row in tried["rows"]:
+            yield f"| {row['target']} | {row['engine']} | {row['executions']:,} |"
+        yield ""
+
+
 def growth() -> Iterator[str]:
     """How time and memory grow."""
     if not (RESULTS / "growth.json").is_file():
@@ -494,7 +539,9 @@ def page() -> str:
                 *taught(),
                 *texts_taught(),
                 *speed(),
+                *where_time_goes(),
                 *growth(),
+                *reliability(),
                 *bits(),
                 *served(),
             ]
