@@ -26,7 +26,18 @@ from cases import CASES  # noqa: E402
 from rows import OPTIONS  # noqa: E402
 
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear", "mkldnn_linear_backward", "addmv", "dot", "mv"),
+    "matrix products": (
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "linear",
+        "mkldnn_linear",
+        "mkldnn_linear_backward",
+        "addmv",
+        "dot",
+        "mv",
+    ),
     "attention": ("scaled_dot_product", "flash_attention", "softmax", "masked_fill"),
     "norms": ("layer_norm", "rms_norm", "rsqrt", "pow", "mean"),
     "activations": ("gelu", "silu", "tanh", "relu", "sigmoid"),
