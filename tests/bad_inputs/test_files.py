@@ -57,6 +57,7 @@ CASES = [
     bad("quote without end", 'text\n"abc\ndef\n', "line 3", "check its quotes", file="a.csv"),
     bad("cells without a header for them", "text,,\na,b,c\n", "several columns without a name", file="a.csv"),
     bad("no header", "the film was good\nthe book\n", "no column `text`", '--columns "text=the film was good"', file="a.csv"),
+    bad("half a letter in a column's name", '{"text": "a", "lab\\ud800el": 1}\n', "row 1", "column name", "holds a letter that is none"),
     bad("too few cells", "text,label\na\n", "row 1 (line 2)", "1 cells", "header has 2", file="a.csv"),
     bad("NUL byte", b"text\nab\x00c\n", "line 2", "NUL byte", file="a.csv"),
     # ---- Parquet

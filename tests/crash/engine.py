@@ -20,9 +20,9 @@ from typing import Any
 
 TIMED = (
     "seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "wall_seconds", "created", "latency",
-    "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes",
+    "outputs", "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes",
 )  # fmt: skip
-"""What no two runs share."""
+"""What no two runs share (`outputs`: where a teacher's answers came from, and how long that took)."""
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 

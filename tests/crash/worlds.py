@@ -87,9 +87,9 @@ WORLDS = [
     World("full-lstm-text", {"technique": "full", "task": "language-modeling", "train": "films.jsonl"}, LINES, "lstm"),
     World("adapter-t5-summaries", {"technique": "adapter", "task": "summarization", "train": "texts.jsonl", **SHORT}, TEXTS, "t5"),
     World(
-        "distillation-llama-text",
+        "distillation-gpt2-text",
         {"technique": "full", "task": "language-modeling", "train": "films.jsonl", "objective": "distillation", "teacher": "teacher"},
-        LINES, "llama",
+        LINES, "gpt2",
     ),
     World("ewc", _stream("ewc", technique="lora"), ROWS),
     World("experience-replay", _stream("experience-replay", technique="adapter"), ROWS),

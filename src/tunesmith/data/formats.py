@@ -290,6 +290,7 @@ def to_arrow(records: Iterable[dict[str, Any]], spec: str) -> Any:
         nonlocal done
         names = list(dict.fromkeys(name for row in block for name in row))
         _check_columns(names, spec)
+        _check_names(names, block, done, spec)
         arrays = []
         for name in names:
             values = [row.get(name) for row in block]
@@ -342,6 +343,19 @@ def _check_columns(names: Sized, spec: str) -> None:
         raise DataError(
             f"`{spec}` has {len(names):,} columns (at most {MAX_COLUMNS:,}); keep those that the task reads."
         )
+
+
+def _check_names(names: Iterable[str], block: list[dict[str, Any]], done: int, spec: str) -> None:
+    """Half of a UTF-16 pair is a letter in JSON and in no file."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            place = next(i for i, row in enumerate(block) if name in row)
+            shown = name.encode("ascii", "backslashreplace").decode()
+            raise DataError(
+                f"`{spec}`, row {done + place + 1}: the column name `{shown}` holds a letter that is none ({error.reason}); mend or remove it."
+            ) from error
 
 
 def _reason(error: Exception) -> str:
