@@ -64,6 +64,7 @@ CASES = [
     bad("text named .parquet", "hello", "cannot be read as parquet", "write or download it again", file="a.parquet"),
     bad("cut Parquet", WHOLE[:-20], "cannot be read as parquet", "magic bytes", file="a.parquet"),
     bad("Parquet with a flipped page", WHOLE[:10] + b"\xff" * 6 + WHOLE[16:], "cannot be read as parquet", "again", file="a.parquet"),
+    bad("Parquet whose names are no text", WHOLE.replace(b"text", b"te\xe9t"), "cannot be read as parquet", "again", file="a.parquet"),
     bad("Parquet without rows", parquet(text=pa.array([], pa.string())), "holds no rows", file="a.parquet"),
     bad("bytes as text", parquet(text=[b"a film"]), "row 1", "`text` is a bytes", "must be text", file="a.parquet"),
     # ---- Vietnamese names of files and columns

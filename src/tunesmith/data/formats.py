@@ -61,7 +61,7 @@ def records(path: Path, kind: str, spec: str) -> Iterator[dict[str, Any]]:
             _check_columns(file.schema_arrow.names, spec)
             for batch in file.iter_batches(1000):
                 yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise DataError(f"`{spec}` cannot be read as parquet ({reason}); write or download it again.") from error
         return
