@@ -22,6 +22,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     """A mapping whose keys each stand once: YAML forbids a second, and PyYAML takes the last without a word."""
     seen: dict[Any, yaml.Node] = {}
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is a list or a mapping; write a name", key.start_mark
+            )
         if key.value in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"`{key.value}` stands there twice; keep one", key.start_mark

@@ -24,6 +24,7 @@ CASES = [
     case("setting that stands there twice", lambda w: w.config("seed: 1\nseed: 2\n"), "run.yaml", "line 6", "`seed` stands there twice"),
     case("option that stands there twice", lambda w: w.config("question-answering:\n  stride: 1\n  stride: 2\n"), "line 7", "`stride` stands there twice"),
     case("tab in YAML", lambda w: w.config("\tseed: 1\n"), "run.yaml", "not valid YAML", "line 5"),
+    case("list for a key", lambda w: w.config("? [seed]\n: 1\n"), "run.yaml", "not valid YAML", "a key is a list"),
     case("code in YAML", lambda w: w.config("seed: !!python/object/apply:os.system [ls]\n"), "run.yaml", "not valid YAML", "os.system"),
     case("brackets without end", lambda w: w.config(b"[" * 3000), "run.yaml", "nested too deep"),
     case("bytes", lambda w: w.config(b"\xff\xfe\x00"), "run.yaml", "not UTF-8"),
