@@ -14,6 +14,9 @@ from tunesmith.errors import UserError
 VERBATIM = ("columns", "class_weights", "learning_rates")  # mappings whose keys are the user's own words
 
 
+DEEPEST = 32
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-4 as text; here it is a number, as in YAML 1.2 and everywhere else."""
 
@@ -90,8 +93,14 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     return key.strip().split("."), parsed
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win; mappings merge key by key; keys are compared with dashes as underscores."""
+def merge(*layers: Mapping[str, Any], _depth: int = 0) -> dict[str, Any]:
+    """Later layers win; mappings merge key by key; keys are compared with dashes as underscores.
+
+    Raises:
+        UserError: mappings are nested deeper than any setting is.
+    """
+    if _depth > DEEPEST:
+        raise UserError(f"settings are nested more than {DEEPEST} deep; none is.")
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -100,7 +109,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 before = merged.get(name)
                 parts = (before, value) if isinstance(before, Mapping) else (value,)
                 verbatim = {str(k): v for part in parts for k, v in part.items()}
-                merged[name] = verbatim if name in VERBATIM else merge(*parts)
+                merged[name] = verbatim if name in VERBATIM else merge(*parts, _depth=_depth + 1)
             else:
                 merged[name] = value
     return merged

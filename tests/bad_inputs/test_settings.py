@@ -25,6 +25,7 @@ CASES = [
     case("option that stands there twice", lambda w: w.config("question-answering:\n  stride: 1\n  stride: 2\n"), "line 7", "`stride` stands there twice"),
     case("tab in YAML", lambda w: w.config("\tseed: 1\n"), "run.yaml", "not valid YAML", "line 5"),
     case("list for a key", lambda w: w.config("? [seed]\n: 1\n"), "run.yaml", "not valid YAML", "a key is a list"),
+    case("path without end", lambda w: w.set("a." * 2000 + "b=1"), "nested more than 32 deep"),
     case("code in YAML", lambda w: w.config("seed: !!python/object/apply:os.system [ls]\n"), "run.yaml", "not valid YAML", "os.system"),
     case("brackets without end", lambda w: w.config(b"[" * 3000), "run.yaml", "nested too deep"),
     case("bytes", lambda w: w.config(b"\xff\xfe\x00"), "run.yaml", "not UTF-8"),
