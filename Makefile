@@ -2,7 +2,7 @@
 # make test    the tests                                      make check  format, lint, types, import rules
 # make bench   speed and memory against the peers, on an idle machine (FULL=1: more rows, three seeds, hours)
 # make crash-test   kills runs at random instants and compares what they leave, bit for bit (KILLS=200: half an hour)
-# make fuzz         feeds every reader with nearly right files (SECONDS=3600: an hour)
+# make fuzz         feeds every reader with nearly right files, and the server with nearly right requests (SECONDS=3600: an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

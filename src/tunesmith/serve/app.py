@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from tunesmith.errors import UserError
+from tunesmith.evaluation import cost
 from tunesmith.serve import openapi
 from tunesmith.serve.answers import dumps
 from tunesmith.serve.limits import LimitBody
@@ -40,7 +40,7 @@ def build(service: Service, token: str | None = None) -> FastAPI:
 
     # No pages of its own: their scripts would come from elsewhere.
     app = FastAPI(title="tunesmith", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
-    described = openapi.document(version("tunesmith"), token is not None)
+    described = openapi.document(cost.versions()["tunesmith"], token is not None)
     _routes(app, service, described)
     _errors(app)
     app.add_middleware(LimitBody, limits=service.limits)
