@@ -4,6 +4,7 @@
     python benchmarks/bench.py --full                   more rows, three rounds with three seeds (`make bench FULL=1`): hours
     python benchmarks/bench.py --cases c,d --rounds 3   some of them
     python benchmarks/bench.py --cases j,k              on a GPU
+    python benchmarks/bench.py --quality                three seeds against fp32 references: loss and accuracy only, so the machine may be busy
 
 A ratio is the peer's seconds over tunesmith's for the same optimiser steps, from the begin of the first to the end of the last; memory is the
 highest resident set of the whole process; the share of the ceiling is the arithmetic that the case needs at least over the time that it took, of
@@ -31,6 +32,8 @@ from arithmetic import ceiling, operations  # noqa: E402
 from cases import CASES, GPU_CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
 
 OURS = "tunesmith"
+REFERENCE = "Trainer, fp32"
+QUALITY_ROWS = {"classification": 800, "causal": 64}
 HELD = {"classification": 400, "causal": 16}  # rows that quality is measured on
 PROGRAMS = {OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl_sft.py", TRL_TUNED: "trl_sft.py"}
 
@@ -80,13 +83,13 @@ class Bench:
         supervised = sum(sum(i != -100 for i in r["labels"]) if isinstance(r["labels"], list) else 1 for r in found)
         return sum(len(r["input_ids"]) for r in found), supervised
 
-    def run(self, tool: str, seed: int, technique: str = "") -> dict[str, Any]:
-        """One contender, once."""
+    def run(self, tool: str, seed: int, technique: str = "", fp32: bool = False) -> dict[str, Any]:
+        """One contender, once; in fp32 whatever the case says, if asked for."""
         case = self.case
         given = {
             **self.files, "model": self.own if tool == OURS else self.model, "task": case.task, "kind": case.kind, "labels": 2,
             "technique": technique or case.technique, "learning_rate": case.learning_rate, "batch_size": case.batch_size,
-            "max_length": case.max_length, "epochs": case.epochs, "steps": None, "seed": seed, "bf16": case.bf16, "dropout": 0.05,
+            "max_length": case.max_length, "epochs": case.epochs, "steps": None, "seed": seed, "bf16": case.bf16 and not fp32, "dropout": 0.05,
             "tuned": tool in (TUNED, TRL_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"), "device": self.device, **case.more_settings,
         }  # fmt: skip
         place = self.folder / "spec.json"
@@ -162,6 +165,30 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
     }  # fmt: skip
 
 
+def quality(case: Case, folder: Path, seeds: int, rows: int | None) -> dict[str, Any]:
+    """Tunesmith as it comes against Trainer in fp32 with a random order of rows, on the same rows: paired differences over seeds.
+
+    The difference is tunesmith minus the reference, with Student's t interval over the seeds.
+    """
+    from dataclasses import asdict
+
+    from tunesmith.compare.statistics import mean_interval
+
+    bench = Bench(case, folder, False, rows or QUALITY_ROWS[case.kind])
+    name = "accuracy" if case.kind == "classification" else "loss"
+    each: dict[str, list[float]] = {OURS: [], REFERENCE: []}
+    for seed in range(seeds):
+        for tool, values in each.items():
+            run = bench.run(OURS if tool == OURS else PLAIN, seed, fp32=tool == REFERENCE)
+            values.append(float(run[name]))
+            print(f"{case.name}  {tool:<22}{name} {run[name]:.4f}", flush=True)
+    pairs = zip(each[OURS], each[REFERENCE], strict=True)
+    return {
+        "metric": name, "rows": rows or QUALITY_ROWS[case.kind], "evaluated_on": HELD[case.kind], "values": each,
+        "difference": asdict(mean_interval(a - b for a, b in pairs)),
+    }  # fmt: skip
+
+
 def screening(folder: Path, full: bool, rows: int | None) -> dict[str, Any]:
     """One `tunesmith compare` of eight techniques against eight runs of the peer, whole processes."""
     bench = Bench(SCREENING, folder, full, rows)
@@ -225,8 +252,9 @@ def first_step(bench: Bench, tool: str) -> float:
 def main() -> None:
     """Measure what was asked for and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="a,b,c,d,e,f,g,h,i")
+    parser.add_argument("--cases", help="default: a to i; with --quality a to g")
     parser.add_argument("--full", action="store_true", help="more rows and three seeds")
+    parser.add_argument("--quality", action="store_true", help="three seeds against fp32, without measuring time")
     parser.add_argument("--rounds", type=int, help="instead of the form's own number")
     parser.add_argument("--rows", type=int, help="instead of the form's own number: a look")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "speed.json")
@@ -237,9 +265,16 @@ def main() -> None:
     set_verbosity(-1)
     quiet_libraries()
     found = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {"cases": {}}
-    for name in given.cases.split(","):
+    for name in (given.cases or ("a,b,c,d,e,f,g" if given.quality else "a,b,c,d,e,f,g,h,i")).split(","):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
+            if given.quality:
+                case = next(c for c in CASES if c.name == name)
+                found["cases"].setdefault(name, {"what": case.what})["quality"] = quality(
+                    case, folder, given.rounds or 3, given.rows
+                )
+                given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                continue
             if name == "h":
                 made = screening(folder, given.full, given.rows)
             elif name == "i":
@@ -249,7 +284,8 @@ def main() -> None:
                     (c, d) for cs, d in ((CASES, "cpu"), (GPU_CASES, "cuda")) for c in cs if c.name == name
                 )
                 made = measure(case, folder, given.full, given.rounds, given.rows, device)
-        found["cases"][name] = {**made, "versions": cost.versions(), "hardware": cost.hardware()}
+        kept = {key: value for key, value in found["cases"].get(name, {}).items() if key == "quality"}
+        found["cases"][name] = {**made, **kept, "versions": cost.versions(), "hardware": cost.hardware()}
         given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

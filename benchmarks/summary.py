@@ -368,6 +368,23 @@ def speed() -> Iterator[str]:
                 f"| {number(quality) if quality is not None else '-'} | {share:.0f} % |"
             )
     yield ""
+    checked = {name: case for name, case in sorted(cases.items()) if "quality" in case}
+    if checked:
+        yield (
+            "Quality over seeds, `python benchmarks/bench.py --quality`: tunesmith as it comes (bf16 where the case says so or the processor gains, rows of "
+            "like length together) against Trainer in fp32 with a random order, on the same rows; the difference is tunesmith's minus the reference's with its 95 % interval.\n"
+        )
+        yield "| case | rows | metric | tunesmith | Trainer, fp32 | difference | interval |"
+        yield "|---|---|---|---|---|---|---|"
+        for name, case in checked.items():
+            found = case["quality"]
+            ours, theirs = (mean(values) for values in found["values"].values())
+            gap = found["difference"]
+            yield (
+                f"| {name}: {case['what']} | {found['rows']} | {found['metric']} | {ours:.4f} | {theirs:.4f} | {gap['mean']:+.4f} "
+                f"| {gap['low']:+.4f} to {gap['high']:+.4f} |"
+            )
+        yield ""
     if "h" in cases:
         each = ", ".join(f"{row['tool']} {row['seconds']:.0f} s ({row['ratio']:.2f}x)" for row in cases["h"]["rows"])
         yield f"h: {cases['h']['what']}: {each}.\n"

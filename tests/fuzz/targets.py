@@ -14,7 +14,8 @@ from tunesmith import config as configuration
 from tunesmith.artifacts.store import read_info
 from tunesmith.assets.archive import tar_members, zip_bytes
 from tunesmith.config import RunConfig
-from tunesmith.data.formats import records, to_arrow
+from tunesmith.data.columns import to_arrow
+from tunesmith.data.formats import records
 from tunesmith.errors import TunesmithError
 from tunesmith.serve import openapi, wire
 from tunesmith.serve.refusals import Refused

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import durable
 from tunesmith.cache import store
-from tunesmith.data.formats import VERSION, endings, kind_of, records, to_arrow
+from tunesmith.data.columns import to_arrow
+from tunesmith.data.formats import VERSION, endings, kind_of, records
 from tunesmith.errors import DataError, SaveError, nearest
 from tunesmith.seeding import derive
 

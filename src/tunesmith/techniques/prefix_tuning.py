@@ -275,11 +275,12 @@ def prefix_attention(
         is_causal: whether the mask may be left to the kernel.
         **kwargs: passed on to transformers' own function.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
     pair = getattr(module, "tunesmith_pair", None)
     if pair is None:
-        return sdpa_attention_forward(
+        return attention(
             module, query, key, value, attention_mask, is_causal=is_causal, position_bias=position_bias, **kwargs
         )
     n, rows = pair[0].shape[1], key.shape[0]
@@ -295,6 +296,4 @@ def prefix_attention(
         position_bias = F.pad(position_bias, (n, 0))
     key = torch.cat([pair[0].to(key.dtype)[None].expand(rows, -1, -1, -1), key], 2)
     value = torch.cat([pair[1].to(value.dtype)[None].expand(rows, -1, -1, -1), value], 2)
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, is_causal=False, position_bias=position_bias, **kwargs
-    )
+    return attention(module, query, key, value, attention_mask, is_causal=False, position_bias=position_bias, **kwargs)

@@ -104,7 +104,7 @@ def compute(
         batch = task.collate([rows[int(i)] for i in indices], pad_id)
         handle = backbone.base.register_forward_hook(record)
         try:
-            with torch.no_grad(), attention_kernel(device, dtype, batch["input_ids"].shape[1]):
+            with torch.no_grad(), attention_kernel(device):
                 task.forward(backbone.model, {n: t.to(device) for n, t in batch.items()})
         finally:
             handle.remove()

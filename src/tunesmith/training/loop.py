@@ -270,7 +270,7 @@ def _gradients(session: Session, step: list[Pass], accelerator: Any, readings: R
         for each in group:
             each.arm()
             # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
-            with attention_kernel(session.device, masters.dtype, each.length):
+            with attention_kernel(session.device):
                 loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
                 losses.append(readings.check(loss.detach(), each))
                 accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
