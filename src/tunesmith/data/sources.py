@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import durable
+from tunesmith import durable, hub
 from tunesmith.cache import store
 from tunesmith.data.columns import to_arrow
 from tunesmith.data.formats import VERSION, endings, kind_of, records
@@ -191,6 +191,7 @@ def open_table(spec: str, plain: str | None = None) -> tuple[Dataset, str]:
 def _open_hub(spec: str) -> tuple[Dataset, str]:
     from datasets import load_dataset
 
+    hub.look()
     name, _, split = spec.partition(":")
     try:
         table = load_dataset(name, split=split or "train")

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors import SafetensorError
 
+from tunesmith import hub
 from tunesmith.cache import store
 from tunesmith.config import is_new
 from tunesmith.console import say
@@ -107,6 +108,7 @@ def locate(name: str) -> Source:
         raise ModelError(
             f"there is no model folder `{name}`{f' (did you mean `{folder / close}`?)' if close else ''}; check the path."
         )
+    hub.look()
     return Source(name, name, "")
 
 
