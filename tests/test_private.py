@@ -140,3 +140,18 @@ def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_with_a_password_is_refused_without_it(place: Path) -> None:
     said, _ = carry_out(place, [["train", "--model", "https://me:password@example.org/m", "--train", "train.jsonl"]])
     assert "exit 2" in said and "password" not in said.partition("\n")[2]
+
+
+def test_details_of_a_failure_hide_secrets(monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
+    """A traceback quotes the message of what was raised."""
+    secret = "hf_abcdefghijkl"
+    monkeypatch.setenv("HF_TOKEN", secret)
+
+    def broken(kind: str) -> list[str]:
+        raise RuntimeError(f"no answer to {secret}")
+
+    monkeypatch.setattr("tunesmith.registry.names", broken)
+    monkeypatch.setattr("sys.argv", ["tunesmith", "-v", "list", "techniques"])
+    answer = cli("list", "techniques")
+    assert answer.code == 1 and "Traceback" in answer.err and "our fault" in answer.err
+    assert answer.err.count("no answer to ***") == 2 and secret not in answer.err

@@ -27,6 +27,7 @@ from typing import Any
 
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import TunesmithError, interrupt
+from tunesmith.private import hide
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
 COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -239,7 +240,7 @@ def _run(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     except KeyboardInterrupt:
         return {"error": "interrupted", "exit_code": 130}
     except Exception as error:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), file=sys.stderr, end="")
         return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
 
 

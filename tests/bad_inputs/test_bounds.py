@@ -43,6 +43,17 @@ def test_a_label_of_a_megabyte(cli: Any, place: World) -> None:
     refused(cli, place, place.train(train=rows), "1,048,576 characters", "is `label` the right column")
 
 
+def test_a_tag_of_a_megabyte(cli: Any, place: World) -> None:
+    rows = place.file("a.conll", "".join(f"a{i} B-{'x' * (1 << 20)}\nb{i} O\n\n" for i in range(20)))
+    refused(
+        cli,
+        place,
+        place.train("--task", "token-classification", train=rows),
+        "1,048,578 characters",
+        "is `ner_tags` the right column",
+    )
+
+
 def test_ten_megabytes_in_one_row(cli: Any, place: World) -> None:
     """It is cut to the model's window, as every long text is."""
     rows = place.rows(cell=(3, "text", "a fine film " * 900_000))

@@ -118,7 +118,9 @@ def _explain(error: Exception) -> int:
         _say("error", f"{error.format_message().strip().rstrip('.')}{where}.")  # type: ignore[attr-defined]
         return 2
     if "-v" in sys.argv or "--verbose" in sys.argv:
-        traceback.print_exc()
+        from tunesmith.private import hide
+
+        print(hide(traceback.format_exc()), file=sys.stderr, end="")
     frame = traceback.extract_tb(error.__traceback__)[-1]
     _say(
         "error",

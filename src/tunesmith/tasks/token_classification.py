@@ -30,6 +30,7 @@ from tunesmith.tasks._word_pieces import WordPieces, windows
 from tunesmith.tasks._words import listed, locate, spans, words_of
 
 MAX_LABELS = 10_000
+MAX_LABEL = 1000  # characters
 BLOCK = 1000  # rows looked at together
 NAMELESS = "the tags are numbers without names; give these in order with token-classification.labels=O,B-PER,I-PER"
 Record = tuple[Any, Any, Any]
@@ -128,6 +129,12 @@ class TokenClassification(Task):
             raise DataError(
                 f"`{train.source}` has {len(self.labels)} different tags (at most {MAX_LABELS}); is `ner_tags` the right column? "
                 "Map it with --columns ner_tags=NAME."
+            )
+        longest = max(self.labels, key=len)
+        if len(longest) > MAX_LABEL:
+            raise DataError(
+                f"`{train.source}`: the tag `{longest[:40]}...` has {len(longest):,} characters (at most {MAX_LABEL:,}); is `ner_tags` the "
+                "right column? Map it with --columns ner_tags=NAME."
             )
         self.usual = "O" if self.scheme == "bio" else counts.most_common(1)[0][0]
         self.check(train, "train")
