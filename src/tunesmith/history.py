@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tunesmith.continual._size import bytes_on_disk
 from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
 from tunesmith.evaluation.in_short import in_short
+from tunesmith.evaluation.shortage import give_back
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
@@ -157,7 +157,7 @@ class History:
         learn(model, turn, resume=resume, before_fit=start)
         self.parts |= parts
         del model, turn, later
-        gc.collect()
+        give_back()
         self._measure(entry, number)
         self.done.append(entry)
 
@@ -206,7 +206,7 @@ class History:
         # A model that got a head to be measured by is not gone on with.
         self.measured = model if number + 1 < len(self.stages) and self.yardstick is None else None
         del model
-        gc.collect()
+        give_back()
         if not self.alone:
             entry["strategy"]["disk"] = self._disk(number)
             write_json(self.place(number) / SCORES_FILE, entry)

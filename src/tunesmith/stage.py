@@ -84,6 +84,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.artifacts.use import load
     from tunesmith.data.task_inference import TaskInference, text_of
     from tunesmith.evaluation import cost
+    from tunesmith.evaluation.shortage import give_back
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import decide, decided, resume_step
@@ -133,6 +134,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
     masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    if masters.split:
+        give_back()  # the exact weights that copies stand for now
     if "micro" in before:
         feed.limit(before["micro"])
     if options.gradient_checkpointing is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ import torch
 
 from tunesmith.cache.ragged import RaggedRows
 from tunesmith.console import counted
-from tunesmith.data.batching import by_length
+from tunesmith.data.batching import by_length, evaluated_tokens
 from tunesmith.evaluation.shortage import is_shortage, let_go
-from tunesmith.tasks._base import Answer, Task
+from tunesmith.tasks._base import IGNORED, Answer, Task
+
+SAMPLE = 64  # rows that tell how many tokens are supervised
+LOGITS_A_TOKEN = 1 << 14  # of a batch as large as suits the machine
 
 
 @dataclass
@@ -62,7 +66,7 @@ def evaluate(
     training = model.training
     model.eval()
     with torch.no_grad(), counted(title, len(encoded), watch) as advance:
-        waits = deque(by_length(encoded.lengths, batch_size))
+        waits = deque(by_length(encoded.lengths, batch_size, tokens_at_a_time(model, task, encoded)))
         while waits:
             indices, failed = waits.popleft(), None
             try:
@@ -95,6 +99,21 @@ def evaluate(
             metric.update(answers[empty].value, task.truth(table[empty]))
     metrics = {**metric.compute(), "loss": total / units} if labelled and units else {}
     return Scored({name: float(np.float64(value)) for name, value in metrics.items()}, answers)
+
+
+def tokens_at_a_time(model: Any, task: Task, encoded: RaggedRows) -> int:
+    """Tokens in a batch: what suits the machine, and no more than make so many logits, of which a loss needs three copies.
+
+    Of 4,096 tokens on a CPU that is 2^26 logits (256 MiB in fp32): with a vocabulary of 262,000 one token in 16 may be supervised.
+    """
+    most = evaluated_tokens()
+    head = None if type(task).before_head is Task.before_head else model.get_output_embeddings()
+    if head is None or "labels" not in encoded.columns or not len(encoded):
+        return most
+    rows = [np.asarray(encoded[i]["labels"]) for i in range(0, len(encoded), math.ceil(len(encoded) / SAMPLE))]
+    supervised = max(1, sum(int((labels != IGNORED).sum()) for labels in rows)) / max(1, sum(map(len, rows)))
+    vocabulary = int(head.weight.shape[0])
+    return max(1, min(most, int(most * LOGITS_A_TOKEN / (vocabulary * supervised))))
 
 
 def _answers(

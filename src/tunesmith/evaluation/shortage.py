@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import traceback
+from contextlib import suppress
 
 import torch
 
@@ -25,3 +28,11 @@ def let_go(error: BaseException) -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def give_back() -> None:
+    """Return to the system what was freed: glibc keeps freed blocks between living ones, one and a half GiB after a fit of gemma3-270m."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)

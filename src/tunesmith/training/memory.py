@@ -39,7 +39,7 @@ def saved_bytes(forward: Callable[[], Any], known: set[int]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # its own output in a node's hands would be a circle that nothing frees
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         kept = forward()  # alive until here: an address is not given twice
