@@ -1,6 +1,7 @@
 # make setup   virtual environment with exact versions        make demo   compare techniques on real data, with a report
 # make test    the tests                                      make check  format, lint, types, import rules
 # make bench   speed and memory against the peers, on an idle machine (FULL=1: more rows, three seeds, hours)
+# make peers   more peers for it, in environments of their own
 # make crash-test   kills runs at random instants and compares what they leave, bit for bit (KILLS=200: half an hour)
 # make fuzz         feeds every reader with nearly right files, and the server with nearly right requests (SECONDS=3600: an hour)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ SEEDS ?= 0,1,2
 ROWS ?= 3000
 EPOCHS ?= 2
 
-.PHONY: setup demo test check format bench crash-test fuzz clean
+.PHONY: setup demo test check format bench peers crash-test fuzz clean
 
 setup: $(STAMP)
 
@@ -38,8 +39,15 @@ check: setup
 # TRL stands beside: nothing of tunesmith needs it, and what it needs is there.
 PEERS := .peers
 bench: setup
-	test -d $(PEERS) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) trl==1.16.0
-	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/bench.py $(if $(FULL),--full)
+	test -d $(PEERS)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS)/trl trl==1.16.0
+	PYTHONPATH=$(PEERS)/trl $(BIN)/python benchmarks/bench.py $(if $(FULL),--full)
+
+# Peers that need other versions of transformers and peft, in environments of their own (1.5 GB); `bench` takes those that are there.
+peers: setup
+	for name in "adapters==1.3.0 accelerate==1.11.0" llamafactory==0.9.5; do place=$(PEERS)/$${name%%=*}; $(PYTHON) -m venv $$place && \
+	  $$place/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 && \
+	  $$place/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 $$name || exit 1; done
+	$(PEERS)/llamafactory/bin/python -m pip uninstall --quiet --yes torchvision torchaudio  # built for another torch
 
 KILLS ?= 200
 crash-test: setup

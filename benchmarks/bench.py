@@ -29,13 +29,38 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "speed"))
 
 from arithmetic import ceiling, operations  # noqa: E402
-from cases import CASES, GPU_CASES, PLAIN, SCREENED, SCREENING, TRL, TRL_TUNED, TUNED, Case  # noqa: E402
+from cases import (  # noqa: E402
+    ADAPTERS,
+    ADAPTERS_TUNED,
+    CASES,
+    FACTORY,
+    FACTORY_TUNED,
+    GPU_CASES,
+    PLAIN,
+    SCREENED,
+    SCREENING,
+    TRL,
+    TRL_TUNED,
+    TUNED,
+    Case,
+)
 
 OURS = "tunesmith"
 REFERENCE = "Trainer, fp32"
 QUALITY_ROWS = {"classification": 800, "causal": 64}
 HELD = {"classification": 400, "causal": 16}  # rows that quality is measured on
-PROGRAMS = {OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl_sft.py", TRL_TUNED: "trl_sft.py"}
+PROGRAMS = {
+    OURS: "ours.py", PLAIN: "trainer.py", TUNED: "trainer.py", TRL: "trl_sft.py", TRL_TUNED: "trl_sft.py", FACTORY: "llama_factory.py",
+    FACTORY_TUNED: "llama_factory.py", ADAPTERS: "adapters_library.py", ADAPTERS_TUNED: "adapters_library.py",
+}  # fmt: skip
+PEERS = HERE.parent / ".peers"
+APART = {FACTORY: "llamafactory", FACTORY_TUNED: "llamafactory", ADAPTERS: "adapters", ADAPTERS_TUNED: "adapters"}
+"""Contenders that need other versions of what we stand on: environments of their own, which `make peers` makes."""
+
+
+def python_of(tool: str) -> Path:
+    """The interpreter that a contender runs in."""
+    return PEERS / APART[tool] / "bin" / "python" if tool in APART else Path(sys.executable)
 
 
 class Bench:
@@ -90,14 +115,15 @@ class Bench:
             **self.files, "model": self.own if tool == OURS else self.model, "task": case.task, "kind": case.kind, "labels": 2,
             "technique": technique or case.technique, "learning_rate": case.learning_rate, "batch_size": case.batch_size,
             "max_length": case.max_length, "epochs": case.epochs, "steps": None, "seed": seed, "bf16": case.bf16 and not fp32, "dropout": 0.05,
-            "tuned": tool in (TUNED, TRL_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"), "device": self.device, **case.more_settings,
+            "tuned": tool in (TUNED, TRL_TUNED, FACTORY_TUNED, ADAPTERS_TUNED), "teacher": self.teacher, "output": str(self.folder / "run"),
+            "device": self.device, **case.more_settings,
         }  # fmt: skip
         place = self.folder / "spec.json"
         place.write_text(json.dumps(given), encoding="utf-8")
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, str(HERE / "speed" / PROGRAMS[tool]), str(place)], capture_output=True, text=True, check=False,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+            [str(python_of(tool)), str(HERE / "speed" / PROGRAMS[tool]), str(place)], capture_output=True, text=True, check=False,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"} | ({"PYTHONPATH": ""} if tool in APART else {}),
         )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"{tool} failed in case {case.name}:\n{done.stderr[-3000:]}")
@@ -136,7 +162,10 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
 
     seeds = list(range(rounds or (3 if full else case.rounds)))
     bench = Bench(case, folder, full, rows, device)
-    tools, runs = [OURS, *case.peers], []
+    missing = [tool for tool in case.peers if not python_of(tool).is_file()]
+    if missing:
+        print(f"{case.name}  without {', '.join(missing)}: `make peers` installs them", flush=True)
+    tools, runs = [OURS, *(tool for tool in case.peers if tool not in missing)], []
     for seed in seeds:
         for tool in tools if seed % 2 == 0 else reversed(tools):
             run = bench.run(tool, seed)

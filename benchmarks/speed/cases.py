@@ -7,6 +7,8 @@ from typing import Any
 
 PLAIN, TUNED = "Trainer as it comes", "Trainer, tuned"
 TRL, TRL_TUNED = "TRL as it comes", "TRL, tuned"
+FACTORY, FACTORY_TUNED = "LLaMA-Factory as it comes", "LLaMA-Factory, tuned"
+ADAPTERS, ADAPTERS_TUNED = "adapters as it comes", "adapters, tuned"
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,16 @@ class Case:
 
 
 CLASSES: dict[str, Any] = {"model": "minilm", "task": "text-classification", "batch_size": 16}
+WRITERS = (PLAIN, TUNED, TRL, TRL_TUNED, FACTORY, FACTORY_TUNED)
 WRITES: dict[str, Any] = {"task": "instruction", "learning_rate": 2e-4, "bf16": True}
 CASES = [
     Case("a", "LoRA r=16 on gemma3-270m, about 20 % of the tokens supervised, bf16", model="gemma3-270m", technique="lora", rows=16, more=128,
-         supervised=0.25, peers=(PLAIN, TUNED, TRL, TRL_TUNED), **WRITES),
+         supervised=0.25, peers=WRITERS, **WRITES),
     Case("b", "LoRA r=16 on smollm2-135m, about 85 % supervised, bf16", model="smollm2-135m", technique="lora", rows=24, more=256,
-         supervised=0.98, middle=95, peers=(PLAIN, TUNED, TRL, TRL_TUNED), **WRITES),
+         supervised=0.98, middle=95, peers=WRITERS, **WRITES),
     Case("c", "full fine-tuning of minilm, texts of mixed length", technique="full", learning_rate=5e-5, rows=240, more=1200, **CLASSES),
-    Case("d", "LoRA on minilm, texts of mixed length", technique="lora", learning_rate=5e-4, rows=240, more=1200, **CLASSES),
+    Case("d", "LoRA on minilm, texts of mixed length", technique="lora", learning_rate=5e-4, rows=240, more=1200,
+         peers=(PLAIN, TUNED, ADAPTERS, ADAPTERS_TUNED), **CLASSES),
     Case("e", "feature-based on minilm, 3 epochs", technique="feature-based", learning_rate=1e-3, rows=320, more=1200, epochs=3, **CLASSES),
     Case("f", "distillation of minilm into bert-tiny, 3 epochs", technique="full", learning_rate=5e-4, rows=320, more=1200, epochs=3,
          teacher=True, **{**CLASSES, "model": "bert-tiny"}),
