@@ -165,14 +165,22 @@ def _carry_out_all(
     if config.stream is None:
         runs += untouched(config, runs)
 
-    from tunesmith.compare import statistics, streams
+    from tunesmith.compare import judging, statistics, streams
     from tunesmith.compare.report import write_report
 
     protocol = describe(config, runs, command, time.perf_counter() - started)
     rows = statistics.aggregate(runs, protocol)
     if config.stream is not None:
         rows = streams.complete(rows, runs)
-    results = {"schema_version": SCHEMA, "protocol": protocol, "rows": rows, "runs": runs}
+    judged = judging.judge(config, folder, rows, runs, protocol)
+    protocol = judged.into(protocol) if config.stream is None else protocol
+    results = {
+        "schema_version": SCHEMA,
+        "protocol": protocol,
+        "rows": judged.rows,
+        "runs": runs,
+        "examples": judged.examples,
+    }
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     return Comparison(folder, results)
