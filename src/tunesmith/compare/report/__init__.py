@@ -21,6 +21,7 @@ from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
 from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, self_test_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
+from tunesmith.compare.report.searched import search_table
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
@@ -128,6 +129,7 @@ def _details(
         "runs": [_run_view(run, primary, scale) for run in runs],
         "noticed": noticed(runs),
         "examples": results.get("examples") or [],
+        "searched": search_table(results),
         "self_tests": self_test_facts(protocol),
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
