@@ -21,7 +21,7 @@ def table(hits: Any) -> dict[str, np.ndarray]:
 
 
 def scores(hits: Any, **more: Any) -> np.ndarray:
-    return scores_of(SingleLabel(), table(hits), len(hits), "accuracy", **more)
+    return scores_of(SingleLabel(), {"run": table(hits)}, len(hits), "accuracy", **more)["run"]
 
 
 def test_the_interval_of_two_proportions_is_that_of_the_closed_form() -> None:

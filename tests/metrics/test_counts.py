@@ -119,7 +119,7 @@ def test_the_metric_can_be_told_from_a_wrong_one() -> None:
     assert score(SingleLabel(), columns, 3)["accuracy"] == pytest.approx(2 / 3)
     assert score(SingleLabel(), tables(SingleLabel, [(0, 0), (1, 1), (0, 0)]), 3)["accuracy"] == 1
     pieces = iter([np.array([[3.0, 0, 0]]), np.array([[0, 0, 3.0], [0, 2, 1]])])
-    assert resampled(SingleLabel(), columns, "accuracy", pieces).tolist() == pytest.approx([1, 0, 2 / 3])
+    assert resampled(SingleLabel(), {0: columns}, "accuracy", pieces)[0].tolist() == pytest.approx([1, 0, 2 / 3])
 
 
 def test_a_metric_of_somebody_else_needs_no_counts() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.metrics.counts import Array, resampled
+from tunesmith.metrics.counts import Array, K, resampled
 
 RESAMPLES = 2000
 SEED = 20040725
@@ -60,23 +60,23 @@ def drawn_rows(rows: int, resamples: int = RESAMPLES, seed: int = SEED) -> Itera
 
 def scores_of(
     metric: Any,
-    columns: Mapping[str, Array],
+    tables: Mapping[K, Mapping[str, Array]],
     rows: int,
     name: str,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Array:
-    """A run's score on every resample of the eval rows, [resamples].
+) -> dict[K, Array]:
+    """The score of each run on every resample of the eval rows, [resamples] each.
 
     Args:
         metric: of the task.
-        columns: what each row adds (`metrics.counts`).
+        tables: what each row adds (`metrics.counts`), of each run.
         rows: how many there are.
         name: of the score.
         resamples: how many.
         seed: of the draw.
     """
-    return resampled(metric, columns, name, drawn_rows(rows, resamples, seed))
+    return resampled(metric, tables, name, drawn_rows(rows, resamples, seed))
 
 
 def over_seeds(scores: Mapping[int, Array], seed: int = SEED) -> Array:

@@ -150,10 +150,13 @@ def against_best(
     """
     metric = scene.task.metric()
     scores: dict[tuple[Any, ...], dict[int, Array]] = {}
-    for each in answers:
-        if each.columns and primary in (each.run["metrics"] or {}).get("after", {}):
-            drawn = bootstrap.scores_of(metric, each.columns, len(scene.table), primary)
-            scores.setdefault(key_of(each.run), {})[int(each.run["seed"])] = drawn
+    tables = {
+        (key_of(each.run), int(each.run["seed"])): each.columns
+        for each in answers
+        if each.columns and primary in (each.run["metrics"] or {}).get("after", {})
+    }
+    for (key, seed), drawn in bootstrap.scores_of(metric, tables, len(scene.table), primary).items():
+        scores.setdefault(key, {})[seed] = drawn
     ranked = sort_rows(rows, higher)
     best = next((row for row in ranked if row["kind"] == "technique" and whole(row, scores)), None)
     found = []

@@ -14,10 +14,11 @@ Ranks are no sums: Spearman's correlation reads the weights themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+K = TypeVar("K")
 Array = np.ndarray[Any, Any]
 Row = Mapping[str, float]
 
@@ -97,13 +98,19 @@ def score(metric: Any, columns: Mapping[str, Array], rows: int) -> dict[str, flo
     return {name: float(value[0]) for name, value in metric.from_counts(Drawn(columns, np.ones((1, rows)))).items()}
 
 
-def resampled(metric: Any, columns: Mapping[str, Array], name: str, weights: Iterator[Array]) -> Array:
-    """One score under every choice of rows, [B].
+def resampled(
+    metric: Any, tables: Mapping[K, Mapping[str, Array]], name: str, weights: Iterator[Array]
+) -> dict[K, Array]:
+    """One score of several tables of the same rows under every choice of rows, [B] each.
 
     Args:
         metric: of the task.
-        columns: counts of n rows by name.
+        tables: counts of n rows by name, of each run.
         name: of the score.
         weights: pieces [b, n] of all choices, so that no large table is ever whole in memory.
     """
-    return np.concatenate([np.asarray(metric.from_counts(Drawn(columns, piece))[name]) for piece in weights])
+    found: dict[K, list[Array]] = {key: [] for key in tables}
+    for piece in weights:
+        for key, columns in tables.items():
+            found[key].append(np.asarray(metric.from_counts(Drawn(columns, piece))[name]))
+    return {key: np.concatenate(pieces) for key, pieces in found.items()}

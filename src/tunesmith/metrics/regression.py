@@ -74,7 +74,8 @@ def _constant(weights: Array, values: Array) -> Array:
 
 def _ranks(weights: Array, values: Array) -> Array:
     """Mean ranks of values [n] among the rows as often as each is taken, [B, n]."""
-    _, place = np.unique(values, return_inverse=True)
-    owner = np.eye(place.max() + 1)[place] if len(values) else np.zeros((0, 0))
-    each = weights @ owner
+    order = np.argsort(values, kind="stable")
+    _, starts, place = np.unique(values, return_index=True, return_inverse=True)
+    starts = np.searchsorted(values[order], values[starts])  # where each value begins among the sorted ones
+    each = np.add.reduceat(weights[:, order], starts, -1)
     return (np.cumsum(each, -1) - (each - 1) / 2)[:, place]

@@ -1,4 +1,4 @@
-"""The search of learning rates as a table: a row a technique, a column a factor of its default, the loss of each rung, what it cost."""
+"""The search of learning rates as a table: a row a technique, a column a factor of its default rate, the loss of each rung, what it cost."""
 
 from __future__ import annotations
 
@@ -22,26 +22,18 @@ def search_table(results: Mapping[str, Any]) -> dict[str, Any] | None:
         name = one["technique"] + (f", {one['model']}" if several else "")
         by_factor = {each["factor"]: each for each in one["rates"]}
         cells = [_rate(by_factor.get(factor), one["chosen"]) for factor in factors]
-        spent = [str(one["runs"]), human.count(one["tokens"]), human.seconds(one["seconds"])]
-        rows.append([name, human.rate(one["default"]), *cells, human.rate(one["chosen"]), *spent])
+        rate = " → ".join(dict.fromkeys(human.rate(one[key]) for key in ("default", "chosen")))
+        rows.append([name, *cells, rate, human.count(one["tokens"]), human.seconds(one["seconds"])])
     counts = found[0]["rows"]
     lost = [f"{one['technique']}: {one['why']}" for one in found if one["why"] != "lowest validation loss"]
-    tokens, seconds = (sum(one[name] for one in found) for name in ("tokens", "seconds"))
+    runs, tokens, seconds = (sum(one[name] for one in found) for name in ("runs", "tokens", "seconds"))
     return {
-        "heads": [
-            "technique",
-            "default",
-            *(f"× {factor:g}" for factor in factors),
-            "chosen",
-            "trials",
-            "tokens",
-            "time",
-        ],
+        "heads": ["technique", *(f"× {factor:g}" for factor in factors), "rate", "tokens", "time"],
         "rows": rows,
         "notes": [
             f"Loss on {counts['validation']:,} validation rows after the first rung → after the second, of trials on {counts['train']:,} training rows with "
-            f"seed 0; {CHOSEN} marks the rate that all seeds of the technique learn with. All techniques together: {human.count(tokens)} tokens, "
-            f"{human.seconds(seconds)}.",
+            f"seed 0, by factors of the technique's default; {CHOSEN} marks the rate that all its seeds learn with. All techniques together: {runs} trials, "
+            f"{human.count(tokens)} tokens, {human.seconds(seconds)}.",
             *lost,
         ],
     }
