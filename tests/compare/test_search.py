@@ -102,9 +102,11 @@ def test_what_is_there_is_not_done_again(config: CompareConfig, trials: list[Run
     again = search.carry_out(config, folder)
     assert len(trials) == count + 1  # the one that failed has no result
     assert again[0]["chosen"] == before[0]["chosen"] and again[0]["tokens"] == before[0]["tokens"]
+    search.carry_out(config, folder, {"m": "another model in the same place"})
+    assert len(trials) == count + 1 + 7
     config.batch_size = 8  # other trials
     search.carry_out(config, folder)
-    assert len(trials) == count + 1 + 7
+    assert len(trials) == count + 1 + 7 + 7
 
 
 def test_an_interrupt_ends_it(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:

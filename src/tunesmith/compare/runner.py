@@ -157,7 +157,7 @@ def _carry_out_all(
 
     if config.epochs is None and config.max_steps is None:
         config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer
-    searched = search.carry_out(config, folder) if config.search != "none" else []
+    searched = search.carry_out(config, folder, identity.models) if config.search != "none" else []
     planned = list(plan(config, folder, identity.rows, search.rates(searched)))
     if not overwrite:
         refuse_others(planned, identity)

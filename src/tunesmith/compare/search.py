@@ -46,12 +46,13 @@ MOST_ROWS = 1000  # validation rows: more would cost more than they tell
 Entry = dict[str, Any]
 
 
-def carry_out(config: CompareConfig, folder: Path) -> list[Entry]:
+def carry_out(config: CompareConfig, folder: Path, models: Mapping[str, str] | None = None) -> list[Entry]:
     """Search a rate for every technique whose rate is not given.
 
     Args:
         config: of the comparison, with nothing left to default.
         folder: its own.
+        models: hashes of models that are not made from nothing; trials of others are not taken for theirs.
 
     Returns:
         For each technique (and model) its default, every rate with its scores, the chosen one and what the search cost.
@@ -65,7 +66,7 @@ def carry_out(config: CompareConfig, folder: Path) -> list[Entry]:
     if not wanted:
         return []
     rows = Data.cut(config, folder)
-    return [one(config, folder, model, name, rows) for model, name in wanted]
+    return [one(config, folder, model, name, rows, (models or {}).get(model)) for model, name in wanted]
 
 
 def rates(found: Iterable[Entry]) -> dict[tuple[str, str], float]:
@@ -126,7 +127,7 @@ def shares(config: CompareConfig, rows: int) -> tuple[float, ...]:
     return tuple(min(1.0, first * len(FACTORS) / rates) for rates in (len(FACTORS), *KEPT[:-1]))
 
 
-def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data) -> Entry:
+def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data, sha256: str | None = None) -> Entry:
     """The search of one technique on one model."""
     from tunesmith.techniques._base import create
 
@@ -139,7 +140,7 @@ def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data) 
         for each in alive:
             run = trial(config, folder, model, name, each["rate"], share, number, rows)
             each["rungs"].append(
-                {"share": share, **measure(run, f"Learning rate of {name}: {each['rate']:g}, rung {number}")}
+                {"share": share, **measure(run, f"Learning rate of {name}: {each['rate']:g}, rung {number}", sha256)}
             )
             if each["rungs"][-1]["status"] == "refused":
                 refused = each["rungs"][-1]["reason"]
@@ -200,14 +201,14 @@ def trial(
     return run.model_copy(update={"training": run.training.model_copy(update=changes)})
 
 
-def measure(run: RunConfig, title: str) -> Entry:
+def measure(run: RunConfig, title: str, sha256: str | None = None) -> Entry:
     """Carry a trial out, unless it is there: loss and score on validation rows, tokens and seconds.
 
     Raises:
         Interrupted: Ctrl-C; what was found is kept.
     """
     place, started = Path(str(run.output)), time.perf_counter()
-    result = finished(place, run, {})
+    result = finished(place, run, {} if sha256 is None else {"model_sha256": sha256})
     if result is None:
         say(f"{title} ...")
         payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True}
