@@ -159,6 +159,10 @@ class CompareConfig(RunConfig):
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="by technique, instead of learning_rate or the technique's own"
     )
+    search: Literal["none", "halving"] = Field(
+        "none",
+        description="how rates that are not given are chosen: defaults, or successive halving on validation rows",
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0, 1, 2])
 
     @field_validator("models", "techniques", "strategies", "baselines", "seeds")
@@ -236,6 +240,8 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         for name in ("strategies", "alone"):
             if settings.get(name) and not settings.get("stream"):
                 problems.append((name, "needs a stream: name the file with its stages with --stream."))
+    if issubclass(cls, CompareConfig) and settings.get("stream") and settings.get("search") not in (None, "none"):
+        problems.append(("search", "looks at one data set; for a stream give the rates with learning_rates."))
     if issubclass(cls, CompareConfig) and isinstance(settings.get("models"), list) and settings["models"]:
         if settings.get("model") not in (None, settings["models"][0]):
             problems.append(("models", "is given together with model; give one of them."))

@@ -19,6 +19,7 @@ from tunesmith.data.task_inference import text_of
 from tunesmith.errors import UserError
 from tunesmith.evaluation.in_short import in_short
 from tunesmith.evaluation.shortage import give_back
+from tunesmith.metrics.counts import row_counts
 from tunesmith.outcome import Outcome, is_plain
 from tunesmith.preparation import Model, Part, encode_part, open_model, prepare, readable, reopen, say_what_is_odd
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
@@ -191,7 +192,9 @@ class History:
             entry["after"][name] = scored.metrics
             if name in now:
                 said[name] = in_short(part.task, scored.answers, part.roles.eval.table)
-            write_predictions(self.folder, scored, "" if self.alone else file_name(name))
+            rows = part.roles.eval.table
+            counts = row_counts(part.task.metric(), [a.value for a in scored.answers], map(part.task.truth, rows))
+            write_predictions(self.folder, scored, "" if self.alone else file_name(name), counts)
         found = {name: self.parts[name] for name in (t.name for t in self.stages[number].tasks)}
         judged = model.objective.judge(ground_of(model, found, ""), entry["after"])
         notes = entry.get("objective", {})

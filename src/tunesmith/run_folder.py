@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,23 @@ def _absolute(value: str | None) -> str | None:
     return str(Path(value).resolve()) if value and not value.startswith("asset:") and Path(value).exists() else value
 
 
-def write_predictions(folder: Path, scored: Any, task: str = "") -> None:
-    """What the reloaded artifact says of every eval row."""
-    lines = [json.dumps({**a.shown, "raw": list(a.numbers)}, ensure_ascii=False) for a in scored.answers]
-    path = predictions_file(folder, task)
+def write_predictions(folder: Path, scored: Any, task: str = "", counts: Sequence[Any] | None = None) -> None:
+    """What the reloaded artifact says of every eval row.
+
+    Args:
+        folder: of the run.
+        scored: its answers.
+        task: of a stream.
+        counts: what each row adds to the metric (`metrics.counts`).
+    """
+    lines = [{**answer.shown, "raw": list(answer.numbers)} for answer in scored.answers]
+    write_rows(predictions_file(folder, task), lines, counts)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], counts: Sequence[Any] | None) -> None:
+    """Write rows as JSON lines, each with its counts."""
+    added = repeat({}) if counts is None else ({"counts": each} for each in counts)
+    lines = [json.dumps({**row, **more}, ensure_ascii=False) for row, more in zip(rows, added, strict=False)]
     path.parent.mkdir(exist_ok=True)
     durable.write(path, "".join(line + "\n" for line in lines))
 

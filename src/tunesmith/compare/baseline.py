@@ -7,15 +7,18 @@ what can be had without a model.
 from __future__ import annotations
 
 import math
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import registry
+from tunesmith.artifacts.verify import predictions_file
 from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries
 from tunesmith.errors import UserError
-from tunesmith.run_folder import config_sha256, write_json
+from tunesmith.metrics.counts import row_counts
+from tunesmith.run_folder import config_sha256, write_json, write_rows
 from tunesmith.stage import MEAN
 from tunesmith.stream import for_task
 
@@ -58,6 +61,8 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     place = Path(str(config.output))
     place.mkdir(parents=True, exist_ok=True)
+    if config.stream is None and found["counts"] is not None:
+        write_rows(predictions_file(place), repeat({}), found["counts"])
     write_json(place / "result.json", result)
     return result
 
@@ -77,10 +82,11 @@ def score(payload: dict[str, Any], config: RunConfig) -> dict[str, Any]:
         raise UserError(f"the baseline `{payload['baseline']}` knows {', '.join(baseline.tasks)}, not {task.name}.")
     guess = baseline.predict(task, roles, config)
     metric = task.metric()
-    for value, row in zip(guess.values, roles.eval.table, strict=True):
-        metric.update(value, task.truth(row))
+    truths = [task.truth(row) for row in roles.eval.table]
+    for value, true in zip(guess.values, truths, strict=True):
+        metric.update(value, true)
     return {
-        "metrics": {**metric.compute(), "loss": guess.loss}, "primary": task.primary, "higher": task.higher_is_better,
+        "metrics": {**metric.compute(), "loss": guess.loss}, "counts": row_counts(metric, guess.values, truths), "primary": task.primary, "higher": task.higher_is_better,
         "parameters": guess.parameters, "seconds": guess.seconds, "rows": roles.describe(), "data_sha256": roles.sha256(),
         "model_sha256": source_of(config, task, roles.train, Path(str(config.output))).sha256,
     }  # fmt: skip

@@ -102,6 +102,15 @@ def metric_label(name: str, scale: float) -> str:
     return f"{name} (×100)" if name in CORRELATIONS else f"{name} (%)"
 
 
+def to_best(entry: Mapping[str, Any] | None, scale: float) -> str:
+    """How far a row lies from the best one, `−3.2`, or `tie, −0.4` where redrawing rows and seeds could turn the two round."""
+    if entry is None:
+        return MISSING
+    shown = number(abs(entry["difference"]), scale)
+    sign = "" if not float(shown.replace(",", "")) else "−" if entry["difference"] < 0 else "+"
+    return f"{'tie, ' if entry['tie'] else ''}{sign}{shown}"
+
+
 def number(value: float, scale: float) -> str:
     """One value of a metric, with as many decimals as `quality` gives it."""
     shown = value * scale

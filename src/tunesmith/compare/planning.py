@@ -21,7 +21,17 @@ from tunesmith.stream import Stage, file_name, for_task
 
 EVALUATIONS = 4  # points of the learning curve of each run
 ALONE = "alone"
-NEVER_OF_A_RUN = {"models", "techniques", "strategies", "baselines", "seeds", "alone", "options", "learning_rates"}
+NEVER_OF_A_RUN = {
+    "models",
+    "techniques",
+    "strategies",
+    "baselines",
+    "seeds",
+    "alone",
+    "options",
+    "learning_rates",
+    "search",
+}
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,19 @@ def trains_alone(config: CompareConfig) -> bool:
     return any(len(stage.tasks) > 1 for stage in config.stream.stages) if config.alone is None else config.alone
 
 
-def plan(config: CompareConfig, folder: Path, rows: Mapping[str, int] | None = None) -> Iterator[Planned]:
+def plan(
+    config: CompareConfig,
+    folder: Path,
+    rows: Mapping[str, int] | None = None,
+    searched: Mapping[tuple[str, str], float] | None = None,
+) -> Iterator[Planned]:
     """Every run, baselines first; configurations differ in model, technique, strategy and seed alone.
 
     Args:
         config: of the comparison, with nothing left to default.
         folder: its own.
         rows: training rows of each task of a stream, by which a shared budget is divided.
+        searched: rates by model and technique, where none is given.
     """
     shared = config.model_dump(mode="json", exclude=NEVER_OF_A_RUN)
 
@@ -121,7 +137,8 @@ def plan(config: CompareConfig, folder: Path, rows: Mapping[str, int] | None = N
         place = place_of(config, folder, model, label, seed)
         baseline = more.pop("baseline", None)
         settings = {**shared, "model": model, "technique": name, "seed": seed, "output": str(place), **more}
-        settings["learning_rate"] = config.learning_rates.get(name, config.learning_rate)
+        found = config.learning_rate if baseline else config.learning_rate or (searched or {}).get((model, name))
+        settings["learning_rate"] = config.learning_rates.get(name, found)
         return make(config, settings, baseline)
 
     for model in models_of(config):

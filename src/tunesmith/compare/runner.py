@@ -22,6 +22,7 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
+from tunesmith.compare import search
 from tunesmith.compare.carrying import carry_out, finished
 from tunesmith.compare.checks import Identity, refuse_early
 from tunesmith.compare.models import models_of
@@ -156,7 +157,8 @@ def _carry_out_all(
 
     if config.epochs is None and config.max_steps is None:
         config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer
-    planned = list(plan(config, folder, identity.rows))
+    searched = search.carry_out(config, folder, identity.models) if config.search != "none" else []
+    planned = list(plan(config, folder, identity.rows, search.rates(searched)))
     if not overwrite:
         refuse_others(planned, identity)
     runs = []
@@ -165,14 +167,23 @@ def _carry_out_all(
     if config.stream is None:
         runs += untouched(config, runs)
 
-    from tunesmith.compare import statistics, streams
+    from tunesmith.compare import judging, statistics, streams
     from tunesmith.compare.report import write_report
 
     protocol = describe(config, runs, command, time.perf_counter() - started)
     rows = statistics.aggregate(runs, protocol)
     if config.stream is not None:
         rows = streams.complete(rows, runs)
-    results = {"schema_version": SCHEMA, "protocol": protocol, "rows": rows, "runs": runs}
+    judged = judging.judge(config, folder, rows, runs, protocol)
+    protocol = judged.into(protocol) if config.stream is None else protocol
+    results = {
+        "schema_version": SCHEMA,
+        "protocol": protocol,
+        "rows": judged.rows,
+        "runs": runs,
+        "examples": judged.examples,
+        "search": searched,
+    }
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     return Comparison(folder, results)
@@ -246,6 +257,8 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
 def rates_in_words(config: CompareConfig) -> str:
     """Where the learning rates come from."""
     usual = "the technique's default" if config.learning_rate is None else "the same for all, given"
+    if config.search != "none" and config.learning_rate is None:
+        usual = "successive halving on validation rows, the same search for every technique"
     own = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
     return f"{usual}; given for {own}" if own else usual
 

@@ -36,13 +36,18 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
     table.add_column("technique", min_width=12, max_width=32, overflow="fold", vertical="bottom")
     # Headers are Text, not markup: a metric name in square brackets must not vanish.
     quality = human.metric_label(primary, scale)
-    for header in (quality, "trainable", "peak\nmemory", "train\ntime", "tokens\n/s", "artifact", "gain\n/min"):
+    judged = any(row.get("against_best") for row in rows)
+    middle = "to the\nbest" if judged else "tokens\n/s"  # both would not fit 100 columns; the report has both
+    for header in (quality, "trainable", "peak\nmemory", "train\ntime", middle, "artifact", "gain\n/min"):
         table.add_column(Text(header), justify="right", vertical="bottom", no_wrap=True)
     kept = any(row.get("forgetting") for row in rows)
     if kept:
         table.add_column(Text("forgot"), justify="right", vertical="bottom", no_wrap=True)
     for row in rows:
-        cells = [*_cells(row, scale), *([human.forgotten(row.get("forgetting")) if row["n"] else ""] if kept else [])]
+        cells = [
+            *_cells(row, scale, judged),
+            *([human.forgotten(row.get("forgetting")) if row["n"] else ""] if kept else []),
+        ]
         table.add_row(Text(str(row["technique"])), *cells, style=_style(row))
     missing = [f"{row['technique']}: {_reason(row)}" for row in rows if row["status"] != "finished"]
     if missing:
@@ -61,7 +66,7 @@ def _reason(row: Mapping[str, Any]) -> str:
     return human.shorten(f"{ended}, {row['reason'] or 'no reason was recorded'}", REASON_LENGTH)
 
 
-def _cells(row: Mapping[str, Any], scale: float) -> list[str]:
+def _cells(row: Mapping[str, Any], scale: float, judged: bool) -> list[str]:
     if not row["n"]:
         return [row["status"], *[""] * 6]
     trainable = human.MISSING
@@ -74,14 +79,35 @@ def _cells(row: Mapping[str, Any], scale: float) -> list[str]:
         trainable,
         _marked(human.in_bytes(row["peak_memory_bytes"]), row["pareto_memory"]),
         _marked(human.seconds(row["train_seconds"]), row["pareto_time"]),
-        human.count(row["tokens_per_second"]),
+        _to_best(row, scale) if judged else human.count(row["tokens_per_second"]),
         human.in_bytes(row["artifact_bytes"]),
         human.per_minute(row["quality_per_cost"], scale),
     ]
 
 
+def _to_best(row: Mapping[str, Any], scale: float) -> str:
+    """`tie` alone where it is one: the difference stands in the report."""
+    found = row.get("against_best")
+    return "tie" if found and found["tie"] else human.to_best(found, scale)
+
+
 def _marked(text: str, front: bool) -> str:
     return f"{FRONT} {text}" if front else text
+
+
+def judged_notes(protocol: Mapping[str, Any], rows: list[Any]) -> list[str]:
+    """What a tie is, and which self-tests failed."""
+    notes, about = [], protocol.get("judging")
+    if about and any(row.get("against_best") for row in rows):
+        what = f"{about['rows']:,} eval rows" + (" and seeds" if about["seeds"] > 1 else "")
+        notes.append(
+            f"to the best: difference to {about['best']}; tie: its 95 % interval over {about['resamples']:,} resamples of the {what} (paired) holds 0. Of "
+            "twenty ties one is expected to look like a difference."
+        )
+    failed = [f"{each['name']} ({each['what']})" for each in protocol.get("self_tests") or [] if not each["passed"]]
+    if failed:
+        notes.append(f"SELF-TESTS OF THE METRICS FAILED, do not trust these numbers: {'; '.join(failed)}.")
+    return notes
 
 
 def footnotes(results: Mapping[str, Any]) -> list[str]:
@@ -103,6 +129,7 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
             f"{primary} ({direction} is better): one seed, so no interval can be given and small differences may be "
             "chance; repeat with at least three seeds."
         )
+    notes += judged_notes(protocol, rows)
     partial = [row["technique"] for row in rows if row["status"] == "partial"]
     if partial:
         notes.append(f"Means of {', '.join(partial)} run over the finished seeds only.")

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from tunesmith.metrics.counts import Array, Drawn, kept, share
+
 Entity = tuple[str, int, int]
 """Type, first word, word after the last."""
 
@@ -68,6 +70,30 @@ class EntityMetric:
             **dict(sorted(each.items())),
         }
 
+    def counts(self, predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+        """Words, and of each type the entities that were found, predicted and there."""
+        guessed, wanted = entities(predicted), entities(true)
+        found: Counter[str] = Counter(words=len(true))
+        found["right_words"] = sum(p == t for p, t in zip(predicted, true, strict=True))
+        for name, several in (("predicted", guessed), ("true", wanted), ("right", set(guessed) & set(wanted))):
+            found.update(f"{name}:{kind}" for kind, _, _ in several)
+        return kept(found.items())
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        kinds = sorted({*drawn.after("predicted:"), *drawn.after("true:")})
+        right, guessed, true = (drawn.stacked(f"{name}:", kinds) for name in ("right", "predicted", "true"))
+        each = share(2 * right, guessed + true)
+        of_rows = drawn.after("true:")
+        right, guessed, true = (part.sum(-1) for part in (right, guessed, true))
+        return {
+            "f1": share(2 * right, guessed + true),
+            "precision": share(right, guessed),
+            "recall": share(right, true),
+            "accuracy": share(drawn["right_words"], drawn["words"]),
+            **{f"f1_{kind}": each[:, place] for place, kind in enumerate(kinds) if kind in of_rows},
+        }
+
 
 class TagMetric:
     """accuracy over words, and f1_macro: the unweighted mean of the tags' F1 over tags in truth or prediction."""
@@ -90,6 +116,24 @@ class TagMetric:
         seen = sorted(self.predicted | self.true)
         each = [ratio(2 * self.right[tag], self.predicted[tag] + self.true[tag]) for tag in seen]
         return {"accuracy": self.right.total() / self.true.total(), "f1_macro": sum(each) / len(each)}
+
+    def counts(self, predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+        """Of each tag the words that were right, predicted and there."""
+        found: Counter[str] = Counter(f"right:{t}" for p, t in zip(predicted, true, strict=True) if p == t)
+        found.update(f"predicted:{tag}" for tag in predicted)
+        found.update(f"true:{tag}" for tag in true)
+        return dict(found)
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        tags = sorted({*drawn.after("predicted:"), *drawn.after("true:")})
+        right, guessed, true = (drawn.stacked(f"{name}:", tags) for name in ("right", "predicted", "true"))
+        seen = (guessed + true) > 0
+        each = share(2 * right, guessed + true)
+        return {
+            "accuracy": share(right.sum(-1), true.sum(-1)),
+            "f1_macro": share((each * seen).sum(-1), seen.sum(-1)),
+        }
 
 
 def ratio(part: int, whole: int) -> float:

@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from tunesmith.metrics.counts import Array, Drawn, kept, share
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -79,6 +81,26 @@ class Squad:
                 found["f1_answerable"] = _mean([f for _, f in answered])
             found["exact_match_unanswerable"] = _mean([two[0] for answerable, _, two in self.rows if not answerable])
         return found
+
+    def counts(self, predicted: str, true: Sequence[str]) -> dict[str, float]:
+        """Both scores by both versions of the script, and whether the row has an answer."""
+        (exact, f1), (exact2, f2) = scores(predicted, true, 1), scores(predicted, true, 2)
+        found = {"rows": 1, "exact": exact, "f1": f1, "exact2": exact2, "f2": f2, "unanswerable": not true}
+        return kept((name, float(value)) for name, value in found.items())
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows; all rows together decide the script's version, whichever are taken."""
+        rows = drawn["rows"]
+        if "unanswerable" not in drawn:
+            return {"exact_match": share(drawn["exact"], rows), "f1": share(drawn["f1"], rows)}
+        none = drawn["unanswerable"]
+        alone = {name: values * drawn.columns["unanswerable"] for name, values in drawn.columns.items()}
+        without = Drawn(alone, drawn.weights)
+        found = {"exact_match": share(drawn["exact2"], rows), "f1": share(drawn["f2"], rows)}
+        if not bool(drawn.columns["unanswerable"].all()):
+            found["exact_match_answerable"] = share(drawn["exact2"] - without["exact2"], rows - none)
+            found["f1_answerable"] = share(drawn["f2"] - without["f2"], rows - none)
+        return {**found, "exact_match_unanswerable": share(without["exact2"], none)}
 
 
 def best_threshold(margins: Sequence[float], answered: Sequence[float], empty: Sequence[float]) -> float:

@@ -54,6 +54,8 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]:
         """Metrics over everything added."""
 
+    # A metric whose rows can be drawn again has `counts` and `from_counts` too (`tunesmith.metrics.counts`).
+
 
 class Task(ABC):
     """What a run is for. `fit` learns from the training rows (labels); the rest is a function of that."""

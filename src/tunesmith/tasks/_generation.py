@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 
 from tunesmith.config import Options as BaseOptions
+from tunesmith.metrics.counts import Array, Drawn
 from tunesmith.metrics.text import TextOverlap
 from tunesmith.tasks._base import IGNORED, Answer, Batch, Features, Metric, Task, attention_mask, pad
 from tunesmith.tasks._chunked import BeforeHead
@@ -64,6 +65,15 @@ class GenerationMetric:
     def compute(self) -> dict[str, float]:
         """The metrics over everything added."""
         return {**self.tokens.compute(), **self.overlap.compute()}
+
+    def counts(self, predicted: tuple[TokenScore, str | None], true: str) -> dict[str, float]:
+        """Those of tokens, and of the text where one was written."""
+        score, text = predicted
+        return {**self.tokens.counts(score, true), **({} if text is None else self.overlap.counts(text, true))}
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        return {**self.tokens.from_counts(drawn), **self.overlap.from_counts(drawn)}
 
 
 class GenerationTask(Task):

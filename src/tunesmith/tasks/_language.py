@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tunesmith.metrics.counts import Array, Drawn, kept
 from tunesmith.tasks._base import IGNORED, Batch
 from tunesmith.tasks._chunked import BeforeHead, plain_head, states_at
 
@@ -111,6 +113,9 @@ def token_scores(outputs: Any, labels: torch.Tensor | None) -> list[TokenScore]:
     ]
 
 
+MOST_NATS = 700.0  # a token: the perplexity is bounded, because JSON has no infinity
+
+
 class TokenMetric:
     """perplexity = exp(mean -log p), token_accuracy = share of tokens whose argmax is right."""
 
@@ -129,10 +134,22 @@ class TokenMetric:
             "token_accuracy": self.total.right / tokens,
         }
 
+    def counts(self, predicted: TokenScore, true: Any) -> dict[str, float]:
+        """Nats, tokens and right tokens."""
+        return kept((name, getattr(predicted, name)) for name in ("nats", "tokens", "right"))
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        tokens = np.maximum(drawn["tokens"], 1)
+        return {
+            "perplexity": np.exp(np.minimum(drawn["nats"] / tokens, MOST_NATS)),
+            "token_accuracy": drawn["right"] / tokens,
+        }
+
 
 def perplexity(nats: float) -> float:
     """Exp of the mean -log p a token; bounded, because JSON has no infinity."""
-    return math.exp(min(nats, 700.0))
+    return math.exp(min(nats, MOST_NATS))
 
 
 def refuse_encoders(config: Any, task: str) -> str:

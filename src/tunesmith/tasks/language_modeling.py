@@ -21,6 +21,7 @@ from pydantic import Field
 from tunesmith.config import Options as BaseOptions
 from tunesmith.data.sources import Rows
 from tunesmith.errors import DataError, ModelError, called
+from tunesmith.metrics.counts import Array, Drawn
 from tunesmith.tasks._base import IGNORED, Answer, Batch, Features, Metric, Task, attention_mask, pad
 from tunesmith.tasks._chunked import BeforeHead
 from tunesmith.tasks._language import (
@@ -63,6 +64,17 @@ class LanguageMetric(TokenMetric):
         found = super().compute()
         if self.causal:
             found["bits_per_byte"] = self.total.nats / math.log(2) / max(self.bytes, 1)
+        return found
+
+    def counts(self, predicted: TokenScore, true: Any) -> dict[str, float]:
+        """Those of tokens, and bytes where every token was predicted."""
+        return {**super().counts(predicted, true), **({"bytes": int(true)} if self.causal else {})}
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        found = super().from_counts(drawn)
+        if "bytes" in drawn:
+            found["bits_per_byte"] = drawn["nats"] / math.log(2) / np.maximum(drawn["bytes"], 1)
         return found
 
 

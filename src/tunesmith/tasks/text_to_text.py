@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tunesmith import registry
 from tunesmith.data.sources import Rows
+from tunesmith.metrics.counts import Array, Drawn, share
 from tunesmith.tasks._base import Answer, Batch, Features, Metric
 from tunesmith.tasks._generation import GenerationOptions, plain_ids
 from tunesmith.tasks._language import TokenMetric, TokenScore, token_scores
@@ -87,6 +88,23 @@ class TextToTextMetric:
         found = {"perplexity": self.tokens.compute()["perplexity"]}
         if self.inner is not None and self.answered:
             found = {**self.inner.compute(), "readable": self.readable / self.answered, **found}
+        return found
+
+    def counts(self, predicted: tuple[TokenScore, Any, bool | None], true: Any) -> dict[str, float]:
+        """Those of tokens, and of the wrapped task where the row was answered."""
+        score, value, readable = predicted
+        found = self.tokens.counts(score, true)
+        if readable is not None and self.inner is not None:
+            inner: Any = self.inner
+            found |= {"answered": 1, **({"readable": 1} if readable else {}), **inner.counts(value, true)}
+        return found
+
+    def from_counts(self, drawn: Drawn) -> dict[str, Array]:
+        """The metrics from sums over rows."""
+        found = {"perplexity": self.tokens.from_counts(drawn)["perplexity"]}
+        if self.inner is not None and "answered" in drawn:
+            inner: Any = self.inner
+            found = {**inner.from_counts(drawn), "readable": share(drawn["readable"], drawn["answered"]), **found}
         return found
 
 

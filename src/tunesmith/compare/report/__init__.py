@@ -19,8 +19,9 @@ from tunesmith import durable
 from tunesmith.compare import format as human
 from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
-from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, title
+from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, self_test_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
+from tunesmith.compare.report.searched import search_table
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
@@ -127,6 +128,9 @@ def _details(
         "metrics": _metric_table(results, rows),
         "runs": [_run_view(run, primary, scale) for run in runs],
         "noticed": noticed(runs),
+        "examples": results.get("examples") or [],
+        "searched": search_table(results),
+        "self_tests": self_test_facts(protocol),
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
         "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],
@@ -153,6 +157,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "title": title(protocol),
         "higher": higher,
         "front": FRONT,
+        "judged": any(row.get("against_best") for row in rows),
         "retained": any(row.get("forgetting") for row in rows),
         "answer": answer(results),
         "rows": _views(rows, scale),
@@ -220,6 +225,7 @@ def _views(rows: Sequence[Mapping[str, Any]], scale: float) -> list[dict[str, An
             strip = {**{key: min(100.0, max(0.0, place)) for key, place in ends.items()}, "off": off}
         cells = [
             (human.quality(entry, scale), mean_of(row), False),
+            *_to_best(row, rows, scale),
             (trainable, row["trainable_parameters"], False),
             (human.in_bytes(row["peak_memory_bytes"]), row["peak_memory_bytes"], row["pareto_memory"]),
             (human.seconds(row["train_seconds"]), row["train_seconds"], row["pareto_time"]),
@@ -241,6 +247,14 @@ def _views(rows: Sequence[Mapping[str, Any]], scale: float) -> list[dict[str, An
             }
         )
     return views
+
+
+def _to_best(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], scale: float) -> list[tuple[str, Any, bool]]:
+    """The cell of the difference to the best row, where any row has one; the best itself is at 0."""
+    if not any(each.get("against_best") for each in rows):
+        return []
+    found = row.get("against_best")
+    return [(human.to_best(found, scale), found["difference"] if found else None, False)]
 
 
 def _strip_scale(rows: Sequence[Mapping[str, Any]]) -> Callable[[float], float]:

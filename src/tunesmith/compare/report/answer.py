@@ -1,8 +1,8 @@
 """The answer in two sentences, and what a reader must know before believing it.
 
-First the best technique by the mean of the primary metric; then the cheapest one in training time whose interval
-overlaps the best one's. Overlap is not proof of a tie and is not called one: it says that these seeds do not separate
-the two. Names stand in backticks; the report sets them in bold.
+First the best technique by the mean of the primary metric; then what is a tie with it by the paired bootstrap (`bootstrap`),
+and the one of those that trains in the least time. Results that were not judged so fall back to intervals that overlap: overlap
+is not proof of a tie and is not called one. Names stand in backticks; the report sets them in bold.
 """
 
 from __future__ import annotations
@@ -39,8 +39,13 @@ def answer(results: Mapping[str, Any]) -> Answer:
     first = f"`{best['technique']}` has the {'highest' if higher else 'lowest'} mean {primary}: {_score(best, scale)}"
     return Answer(
         [f"{first}.", _second(best, scored, higher, scale)],
-        _cautions(best, scored, rows, primary, higher, scale),
+        _cautions(best, scored, rows, primary, higher, scale, _failed_tests(protocol)),
     )
+
+
+def _failed_tests(protocol: Mapping[str, Any]) -> list[str]:
+    failed = [f"{each['name']} ({each['what']})" for each in protocol.get("self_tests") or [] if not each["passed"]]
+    return [f"`Do not trust these numbers`: a self-test of the metrics failed: {'; '.join(failed)}."] if failed else []
 
 
 def _score(row: Row, scale: float) -> str:
@@ -52,7 +57,34 @@ def _score(row: Row, scale: float) -> str:
     return f"{text} over {row['primary']['n']} seeds (95 % interval {low} to {high})"
 
 
+def _ties(best: Row, scored: Sequence[Row], higher: bool, scale: float) -> str:
+    """What is a tie with the best, and which of it is cheapest."""
+    drawn = "eval rows and seeds" if best["primary"]["n"] > 1 else "eval rows"
+    chance = "" if best["primary"]["n"] > 1 else "; with one seed nothing is said of other seeds"
+    # Two seeds of three may tie because the third is missing: such a row is not recommended.
+    near = [
+        row for row in scored if row.get("against_best") and row["against_best"]["tie"] and row["status"] == "finished"
+    ]
+    if not near:
+        return f"No other technique is a tie with it: redrawing {drawn} leaves each of them behind{chance}."
+    names = ", ".join(f"`{row['technique']}`" for row in near) if len(near) < 4 else f"{len(near)} techniques"
+    opening = f"{names} {'are ties' if len(near) > 1 else 'is a tie'} with it (redrawing {drawn} could turn them round{chance})"
+    timed = [row for row in [best, *near] if is_number(row["train_seconds"])]
+    cheapest = min(timed, key=lambda row: row["train_seconds"], default=best)
+    if cheapest is best:
+        return (
+            f"{opening}, and none of them trains in less time."
+            if len(near) > 1
+            else f"{opening}, but does not train in less time."
+        )
+    found, gap = human.quality(cheapest["primary"], scale), _gap(best, cheapest, higher, scale)
+    which = f"`{cheapest['technique']}`" if len(near) > 1 else "it"
+    return f"{opening}; {which} trains in {'the least' if len(near) > 1 else 'less'} time ({_cost(cheapest, best)}) at {found}, {gap}."
+
+
 def _second(best: Row, scored: Sequence[Row], higher: bool, scale: float) -> str:
+    if any(row.get("against_best") for row in scored):
+        return _ties(best, scored, higher, scale)
     if best["primary"]["low"] is None:
         return (
             "With one seed no interval can be given, so this comparison cannot tell a real difference from chance; "
@@ -112,9 +144,15 @@ def _overlap(one: Row, other: Row) -> bool:
 
 
 def _cautions(
-    best: Row, scored: Sequence[Row], rows: Sequence[Row], primary: str, higher: bool, scale: float
+    best: Row,
+    scored: Sequence[Row],
+    rows: Sequence[Row],
+    primary: str,
+    higher: bool,
+    scale: float,
+    warnings: Sequence[str] = (),
 ) -> list[str]:
-    notes = []
+    notes = list(warnings)
     sign = 1.0 if higher else -1.0
     for row in rows:
         if row["kind"] == "technique" or mean_of(row) is None:
@@ -122,8 +160,13 @@ def _cautions(
         what = f"the {row['technique']} baseline" if row["kind"] == "baseline" else "the untouched model"
         gap = sign * (float(best["primary"]["mean"]) - float(row["primary"]["mean"]))
         shown = human.quality(row["primary"], scale)
+        judged = row.get("against_best")
         if gap <= 0:
-            notes.append(f"No technique beats {what} ({primary} {shown}).")
+            tied = " It is a tie with the best of them." if judged and judged["tie"] else ""
+            notes.append(f"No technique beats {what} ({primary} {shown}).{tied}")
+        elif judged:
+            if judged["tie"]:
+                notes.append(f"{what[0].upper()}{what[1:]} ({primary} {shown}) is a tie with the best technique.")
         elif best["primary"]["low"] is not None and _overlap(best, row):
             notes.append(f"The interval of {what} ({primary} {shown}) overlaps the best technique's.")
     few = [row for row in scored if row["status"] == "partial"]

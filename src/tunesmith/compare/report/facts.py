@@ -13,10 +13,10 @@ from typing import Any
 from tunesmith.compare import format as human
 
 Fact = tuple[str, str]
-SHOWN_ELSEWHERE = frozenset({"command", "versions", "hardware", "primary", "higher_is_better"})
+SHOWN_ELSEWHERE = frozenset({"command", "versions", "hardware", "primary", "higher_is_better", "self_tests"})
 KNOWN = SHOWN_ELSEWHERE | {
     *("model", "task", "train", "validation", "eval", "rows", "seeds", "epochs", "max_steps", "batch_size"),
-    *("strategies", "alone", "stream"),
+    *("strategies", "alone", "stream", "judging"),
     *("techniques", "baselines", "created", "wall_seconds", "data_sha256", "model_sha256"),
 }
 
@@ -37,6 +37,7 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:
         ("Strategies", _listed(protocol.get("strategies"))),
         ("Trained alone", "each task, as reference" if protocol.get("alone") else ""),
         ("Baselines", _listed(protocol.get("baselines"))),
+        ("Judged by", _judged(protocol.get("judging"))),
         ("Created", _text(protocol.get("created"))),
         ("Wall time", human.seconds(protocol.get("wall_seconds"))),
         ("Data SHA-256", _text(protocol.get("data_sha256"))),
@@ -73,6 +74,17 @@ def machine_facts(protocol: Mapping[str, Any]) -> list[Fact]:
     return [fact for fact in facts if fact[1] != human.MISSING]
 
 
+def self_test_facts(protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The self-tests with their numbers as people read them."""
+    return [
+        {
+            **each,
+            **{key: f"{each[key]:.4g}" if isinstance(each[key], float) else each[key] for key in ("expected", "found")},
+        }
+        for each in protocol.get("self_tests") or []
+    ]
+
+
 def title(protocol: Mapping[str, Any]) -> str:
     """The page's title: the task, the model and the data, by their last names."""
     task, model, data = (protocol.get(key) for key in ("task", "model", "train"))
@@ -101,6 +113,14 @@ def _budget(protocol: Mapping[str, Any]) -> str:
     if batch:
         parts.append(f"batches of {batch}")
     return _join(parts)
+
+
+def _judged(about: Mapping[str, Any] | None) -> str:
+    """How ties were told."""
+    if not about:
+        return ""
+    drawn = "rows and seeds" if about["seeds"] > 1 else "rows"
+    return f"{about['method']} against {about['best']}: {about['resamples']:,} resamples of {drawn}, {about['rows']:,} eval rows, 95 % intervals"
 
 
 def _rows(number: int | None) -> str:

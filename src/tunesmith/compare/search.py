@@ -1,0 +1,240 @@
+"""A learning rate for every technique by the same small search: successive halving on validation rows.
+
+    rates     default x (0.1, 0.3, 1, 3, 10)             of each technique
+    rung 1    all 5 for a tenth of a run's tokens        the 2 with the lowest validation loss go on
+    rung 2    2 for a quarter of a run's tokens          the better one is taken for all seeds
+
+Every rung costs the same, half the tokens of one run, so that a technique's search costs those of one run (Jamieson & Talwalkar 2016, section 3: n
+arms, each rung with an equal share of the budget among those that are left; Li et al. 2018, section 3, call it a bracket). Techniques have the same
+factors, rungs, rows, order and seed (0), so none is searched harder than another. A rung starts over instead of going on, because the schedule must end
+with it; runs of fewer than 200 steps get longer rungs (20 and 50 steps), because fewer say nothing of a rate.
+
+What is judged is the loss on validation rows (those of --validation, or 10 % of train by content hash), which tells rates apart long before the accuracy
+of a few hundred rows does; eval rows take no part. The runs themselves learn from all training rows again. A rate that diverges or fails loses. What a search
+found lies in OUTPUT/search/, so it is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith import processes, registry
+from tunesmith.compare.carrying import finished
+from tunesmith.compare.models import models_of, place_of, techniques_of
+from tunesmith.compare.planning import NEVER_OF_A_RUN, make
+from tunesmith.config import CompareConfig, RunConfig
+from tunesmith.console import say
+from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
+from tunesmith.run_folder import write_json
+from tunesmith.stage import DEFAULT_EPOCHS, usual_rate
+
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+KEPT = (2, 1)
+"""How many rates go on after each rung."""
+SHARE = 0.1
+LEAST_STEPS = 20
+SEED = 0
+MOST_ROWS = 1000  # validation rows: more would cost more than they tell
+
+Entry = dict[str, Any]
+
+
+def carry_out(config: CompareConfig, folder: Path, models: Mapping[str, str] | None = None) -> list[Entry]:
+    """Search a rate for every technique whose rate is not given.
+
+    Args:
+        config: of the comparison, with nothing left to default.
+        folder: its own.
+        models: hashes of models that are not made from nothing; trials of others are not taken for theirs.
+
+    Returns:
+        For each technique (and model) its default, every rate with its scores, the chosen one and what the search cost.
+    """
+    wanted = [
+        (model, name)
+        for model in models_of(config)
+        for name in techniques_of(config, model)
+        if config.learning_rate is None and name not in config.learning_rates
+    ]
+    if not wanted:
+        return []
+    rows = Data.cut(config, folder)
+    return [one(config, folder, model, name, rows, (models or {}).get(model)) for model, name in wanted]
+
+
+def rates(found: Iterable[Entry]) -> dict[tuple[str, str], float]:
+    """The rates that differ from the technique's own, by model and technique."""
+    return {(each["model"], each["technique"]): each["chosen"] for each in found if each["chosen"] != each["default"]}
+
+
+class Data:
+    """Training rows without those of validation, and those, as files.
+
+    Attributes:
+        train: its file.
+        validation: its file.
+        counts: rows of each.
+    """
+
+    def __init__(self, train: Path, validation: Path, counts: Mapping[str, int]) -> None:
+        self.train, self.validation, self.counts = train, validation, dict(counts)
+
+    @classmethod
+    def cut(cls, config: CompareConfig, folder: Path) -> Data:
+        """Cut as any run that chooses something does; the eval rows are the same as ever and in neither file."""
+        import pyarrow.parquet as pq
+
+        from tunesmith.data.sources import subset
+        from tunesmith.data.splits import load_roles
+
+        choosing = config.model_copy(update={"training": config.training.model_copy(update={"keep_best": True})})
+        task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
+        roles = load_roles(choosing, task)
+        assert roles.validation is not None
+        parts = {"train": roles.train, "validation": subset(roles.validation, MOST_ROWS, "validation")}
+        files = {}
+        for role, rows in parts.items():
+            files[role] = folder / "search" / "rows" / f"{role}-{rows.sha256[:12]}.parquet"
+            if not files[role].is_file():
+                files[role].parent.mkdir(parents=True, exist_ok=True)
+                half = files[role].with_suffix(".part")
+                pq.write_table(_with_features(rows.table), half)
+                half.replace(files[role])
+        return cls(files["train"], files["validation"], {role: len(rows) for role, rows in parts.items()})
+
+
+def _with_features(table: Any) -> Any:
+    """An Arrow table that knows the columns' kinds as the data set does (names of labels)."""
+    return table.with_format("arrow")[:].replace_schema_metadata(table.features.arrow_schema.metadata)
+
+
+def shares(config: CompareConfig, rows: int) -> tuple[float, ...]:
+    """The part of a run's tokens that each rung gives to a rate, so that all rungs together take the same.
+
+    Args:
+        config: says how long a run is.
+        rows: that it learns from.
+    """
+    steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or DEFAULT_EPOCHS)
+    first = min(1.0, max(SHARE, LEAST_STEPS / steps))
+    return tuple(min(1.0, first * len(FACTORS) / rates) for rates in (len(FACTORS), *KEPT[:-1]))
+
+
+def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data, sha256: str | None = None) -> Entry:
+    """The search of one technique on one model."""
+    from tunesmith.techniques._base import create
+
+    options = config.options.get(registry.resolve("technique", name).name)
+    default = usual_rate(config.model_copy(update={"model": model}), create(name, options))
+    tried: list[Entry] = [{"rate": rounded(factor * default), "factor": factor, "rungs": []} for factor in FACTORS]
+    alive = list(tried)
+    refused = None
+    for number, (share, kept) in enumerate(zip(shares(config, rows.counts["train"]), KEPT, strict=True), 1):
+        for each in alive:
+            run = trial(config, folder, model, name, each["rate"], share, number, rows)
+            each["rungs"].append(
+                {"share": share, **measure(run, f"Learning rate of {name}: {each['rate']:g}, rung {number}", sha256)}
+            )
+            if each["rungs"][-1]["status"] == "refused":
+                refused = each["rungs"][-1]["reason"]
+                break
+        alive = best(alive, kept)
+        if refused is not None or not alive:
+            break
+    chosen = alive[0]["rate"] if alive and refused is None else default
+    why = refused or ("lowest validation loss" if alive else "no rate learned, so the default stands")
+    spent = [rung for each in tried for rung in each["rungs"]]
+    entry = {
+        "technique": name, "model": model, "default": default, "chosen": chosen, "why": why, "rates": tried, "runs": len(spent),
+        "tokens": sum(rung["tokens"] for rung in spent), "seconds": sum(rung["seconds"] for rung in spent), "rows": rows.counts,
+    }  # fmt: skip
+    if refused is None:
+        say(
+            f"Learning rate of {name}: {chosen:g} (its default is {default:g}), {entry['runs']} trials in {entry['seconds']:.1f} s."
+        )
+    return entry
+
+
+def best(alive: Sequence[Entry], count: int) -> list[Entry]:
+    """The rates with the lowest loss in their last rung, those nearest to the default first where it is the same; none that has no loss."""
+    scored = [each for each in alive if each["rungs"] and each["rungs"][-1]["loss"] is not None]
+    return sorted(scored, key=lambda each: (each["rungs"][-1]["loss"], abs(math.log(each["factor"]))))[:count]
+
+
+def rounded(rate: float) -> float:
+    """Three digits: 0.1 times 5e-05 is 5e-06, not 5.000000000000001e-06."""
+    return float(f"{rate:.3g}")
+
+
+def trial(
+    config: CompareConfig, folder: Path, model: str, name: str, rate: float, share: float, rung: int, rows: Data
+) -> RunConfig:
+    """A short run of one rate: measured on validation rows as a run is on its eval rows, which it never sees."""
+    shared = config.model_dump(mode="json", exclude=NEVER_OF_A_RUN)
+    place = place_of(config, folder, model, name, SEED).parent
+    place = folder / "search" / place.relative_to(folder / "runs") / f"{rate:g}" / str(rung)
+    length: dict[str, Any] = {"max_steps": None, "epochs": (config.epochs or DEFAULT_EPOCHS) * share}
+    if config.max_steps:
+        length = {"max_steps": max(1, round(config.max_steps * share)), "epochs": None}
+    run = make(
+        config,
+        {
+            **shared, **length, "model": model, "technique": name, "seed": SEED, "learning_rate": rate, "output": str(place), "train": str(rows.train),
+            "validation": None, "eval": str(rows.validation), "columns": {}, "max_train_rows": None, "max_eval_rows": None, "retain": None,
+            "report_to": [], "doctor": False,
+        },
+    )  # fmt: skip
+    changes = {
+        "evaluations": None,
+        "evaluate_every": None,
+        "early_stopping": None,
+        "keep_best": False,
+        "checkpoint_every": None,
+    }
+    return run.model_copy(update={"training": run.training.model_copy(update=changes)})
+
+
+def measure(run: RunConfig, title: str, sha256: str | None = None) -> Entry:
+    """Carry a trial out, unless it is there: loss and score on validation rows, tokens and seconds.
+
+    Raises:
+        Interrupted: Ctrl-C; what was found is kept.
+    """
+    place, started = Path(str(run.output)), time.perf_counter()
+    result = finished(place, run, {} if sha256 is None else {"model_sha256": sha256})
+    if result is None:
+        say(f"{title} ...")
+        payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True}
+        try:
+            result = processes.call("tunesmith.run:execute_payload", payload)
+        except (KeyboardInterrupt, TunesmithError) as error:
+            if isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code:
+                raise Interrupted(
+                    f"interrupted in the search, at {title}; the same command goes on from there."
+                ) from error
+            refused = getattr(error, "kind", "") == TechniqueError.__name__
+            return {"status": "refused" if refused else "failed", "reason": str(error), "loss": None, "score": None, "tokens": 0,
+                    "seconds": time.perf_counter() - started}  # fmt: skip
+        for name in ("artifact", "checkpoints"):  # only the numbers are needed
+            shutil.rmtree(place / name, ignore_errors=True)
+        write_json(place / "trial.json", {"seconds": time.perf_counter() - started})
+    metrics = result["metrics"]
+    loss, after = metrics["after"].get("loss"), metrics["after"].get(metrics["primary"])
+    finite = loss is not None and math.isfinite(loss)
+    return {"status": "finished" if finite else "diverged", "reason": None, "loss": loss if finite else None, "score": after if finite else None,
+            "tokens": result["training"]["tokens"], "seconds": seconds_of(place, result)}  # fmt: skip
+
+
+def seconds_of(place: Path, result: Mapping[str, Any]) -> float:
+    """What a trial took, with loading and measuring; its training alone where that was not written."""
+    try:
+        return float(json.loads((place / "trial.json").read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError):
+        return float(result["cost"]["train_seconds"])

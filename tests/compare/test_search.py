@@ -1,0 +1,194 @@
+"""The search of learning rates: equal rungs, the lowest validation loss, what diverges loses, eval rows take no part, nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesmith
+from tunesmith import config as configuration
+from tunesmith import processes
+from tunesmith.compare import search
+from tunesmith.compare.planning import plan
+from tunesmith.compare.report.searched import search_table
+from tunesmith.compare.runner import rates_in_words
+from tunesmith.config import CompareConfig, RunConfig
+from tunesmith.errors import ConfigError, Interrupted
+from tunesmith.run_folder import config_sha256, write_json
+from tunesmith.testing import tiny_model
+from tunesmith.testing.rows import toy_rows
+
+LOSSES = {5e-5: 0.69, 1.5e-4: 0.6, 5e-4: 0.5, 1.5e-3: 0.3, 5e-3: float("inf")}
+"""By rate, as a made-up run of lora ends (default 5e-4)."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CompareConfig:
+    rows = [{**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_rows(640))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = {
+        "model": "m",
+        "train": str(tmp_path / "a.jsonl"),
+        "techniques": ["lora"],
+        "baselines": [],
+        "search": "halving",
+    }
+    return configuration.build(CompareConfig, {**given, "epochs": 10, "output": str(tmp_path / "out")})
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """Runs that end with a made-up loss instead of training."""
+    import yaml
+
+    done: list[RunConfig] = []
+
+    def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+        run = configuration.build(RunConfig, yaml.safe_load(payload["config"]))
+        done.append(run)
+        loss = LOSSES[float(run.learning_rate or 0)]
+        if loss == float("inf"):
+            raise processes.ChildError("the loss is not finite at step 3; lower --learning-rate.", 2)
+        after = {"accuracy": 1 - loss, "loss": loss}
+        result = {"status": "finished", "metrics": {"after": after, "primary": "accuracy"}, "training": {"tokens": round(1000 * (run.epochs or 0))},
+                  "cost": {"train_seconds": 1.0}, "provenance": {"config_sha256": config_sha256(run)}}  # fmt: skip
+        place = Path(str(run.output))
+        (place / "artifact").mkdir(parents=True)
+        write_json(place / "result.json", result)
+        return result
+
+    monkeypatch.setattr(processes, "call", call)
+    return done
+
+
+def test_halving_finds_the_lowest_loss_on_validation_rows(config: CompareConfig, trials: list[RunConfig]) -> None:
+    folder = Path(str(config.output))
+    (found,) = search.carry_out(config, folder)
+    assert found["chosen"] == 1.5e-3 and found["default"] == 5e-4 and found["runs"] == 7
+    assert [each["rate"] for each in found["rates"]] == list(LOSSES)
+    rungs = {each["rate"]: each["rungs"] for each in found["rates"]}
+    assert [len(rungs[rate]) for rate in LOSSES] == [1, 1, 2, 2, 1]
+    assert rungs[5e-3][0]["status"] == "failed" and "not finite" in rungs[5e-3][0]["reason"]
+    first, second = ({run.epochs for run in some} for some in (trials[:5], trials[5:]))
+    assert first == {1.0} and second == {2.5}  # a tenth, a quarter of 10 epochs: 5 x 1 = 2 x 2.5
+    assert found["tokens"] == 4 * 1000 + 2 * 2500 and search.rates([found]) == {("m", "lora"): 1.5e-3}
+    assert {run.seed for run in trials} == {0}
+    assert not list(folder.rglob("artifact"))  # only numbers are kept
+
+
+def test_eval_rows_take_no_part(config: CompareConfig, trials: list[RunConfig]) -> None:
+    from datasets import Dataset
+
+    from tunesmith import registry
+    from tunesmith.data.splits import load_roles
+
+    search.carry_out(config, Path(str(config.output)))
+    task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
+    roles = load_roles(config, task)
+    learned, judged = (Dataset.from_parquet(path)["text"] for path in (trials[0].train, trials[0].eval))
+    measured = set(roles.eval.table["text"])
+    assert not measured & {*learned, *judged} and not set(learned) & set(judged)
+    assert sorted([*learned, *judged]) == sorted(roles.train.table["text"])
+    assert 0.05 < len(judged) / len(roles.train) < 0.15
+
+
+def test_what_is_there_is_not_done_again(config: CompareConfig, trials: list[RunConfig]) -> None:
+    folder = Path(str(config.output))
+    before = search.carry_out(config, folder)
+    count = len(trials)
+    again = search.carry_out(config, folder)
+    assert len(trials) == count + 1  # the one that failed has no result
+    assert again[0]["chosen"] == before[0]["chosen"] and again[0]["tokens"] == before[0]["tokens"]
+    search.carry_out(config, folder, {"m": "another model in the same place"})
+    assert len(trials) == count + 1 + 7
+    config.batch_size = 8  # other trials
+    search.carry_out(config, folder)
+    assert len(trials) == count + 1 + 7 + 7
+
+
+def test_an_interrupt_ends_it(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "call", call)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        search.carry_out(config, Path(str(config.output)))
+
+
+def test_where_nothing_learns_the_default_stands(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, why, runs in (("", "no rate learned", 5), ("TechniqueError", "no biases", 1)):
+
+        def call(target: str, payload: dict[str, Any], kind: str = kind) -> dict[str, Any]:
+            raise processes.ChildError("the model has no biases.", 2, kind)
+
+        monkeypatch.setattr(processes, "call", call)
+        (found,) = search.carry_out(config, Path(str(config.output)))
+        assert found["chosen"] == found["default"] and why in found["why"] and found["runs"] == runs
+        assert search.rates([found]) == {}
+
+
+def test_a_given_rate_is_never_searched(config: CompareConfig, trials: list[RunConfig]) -> None:
+    config.learning_rates = {"lora": 0.1}
+    assert search.carry_out(config, Path(str(config.output))) == [] and trials == []
+    config.learning_rates, config.learning_rate = {}, 0.2
+    assert search.carry_out(config, Path(str(config.output))) == [] and trials == []
+    assert rates_in_words(config) == "the same for all, given"
+
+
+def test_runs_learn_with_what_was_found(config: CompareConfig, tmp_path: Path) -> None:
+    """Before the technique's own, after what is given; a baseline has none."""
+    config.techniques, config.baselines, config.seeds = ["lora", "full"], ["tfidf"], [0, 1]
+    found = {("m", "lora"): 3e-3, ("m", "full"): 1e-3, ("m", "tfidf"): 9.0}
+    config.learning_rates = {"lora": 0.25}
+    planned = list(plan(config, tmp_path, None, found))
+    assert {(each.name, each.run.learning_rate) for each in planned} == {
+        ("tfidf", None),
+        ("lora", 0.25),
+        ("full", 1e-3),
+    }
+    assert rates_in_words(config).startswith("successive halving on validation rows")
+
+
+def test_short_runs_get_longer_rungs(config: CompareConfig) -> None:
+    config.epochs = None
+    for steps, expected in ((1000, (0.1, 0.25)), (100, (0.2, 0.5)), (30, (2 / 3, 1.0)), (10, (1.0, 1.0))):
+        config.max_steps = steps
+        assert search.shares(config, 100) == pytest.approx(expected)
+
+
+def test_a_stream_has_no_search() -> None:
+    with pytest.raises(ConfigError, match="looks at one data set"):
+        stages = {"stages": [{"name": "a", "train": "a.csv"}]}
+        configuration.build(CompareConfig, {"model": "m", "stream": stages, "search": "halving"})
+
+
+def test_the_report_shows_every_rate_and_the_cost(config: CompareConfig, trials: list[RunConfig]) -> None:
+    found = search.carry_out(config, Path(str(config.output)))
+    table = search_table({"search": found})
+    assert table is not None and search_table({}) is None
+    assert table["heads"][1:6] == ["× 0.1", "× 0.3", "× 1", "× 3", "× 10"]
+    row = table["rows"][0]
+    assert row[:6] == ["lora", "0.690", "0.600", "0.500 → 0.500", "◆ 0.300 → 0.300", "failed"]
+    assert row[6:8] == ["5e-4 → 1.5e-3", "9.00 k"] and len(row) == len(table["heads"])
+    assert "7 trials" in table["notes"][0]
+
+
+def test_a_comparison_searches_and_then_learns(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End to end with three rates: the one with the lowest loss is what the runs learn with."""
+    monkeypatch.setattr(search, "FACTORS", (1e-4, 1.0, 8.0))
+    monkeypatch.setattr(search, "KEPT", (1,))
+    rows = [{**row, "text": f"{row['text']} {i}"} for i, row in enumerate(toy_rows(64))]
+    done = tunesmith.compare(
+        str(tiny_model("llama", models / "llama")), train=rows, eval=toy_rows(8), techniques=["lora"], baselines=[], seeds=[1], max_steps=6, batch_size=8,
+        search="halving", output=tmp_path / "c",
+    )  # fmt: skip
+    (found,) = done.results["search"]
+    assert found["runs"] == 3 and found["tokens"] > 0 and found["seconds"] > 0 and found["rows"]["validation"] > 0
+    assert found["chosen"] == min(found["rates"], key=lambda each: each["rungs"][0]["loss"])["rate"]
+    (run,) = [each for each in done.results["runs"] if each["kind"] == "technique"]
+    assert run["learning_rate"] == found["chosen"] == done.results["rows"][0]["learning_rate"]
+    page = done.report.read_text(encoding="utf-8")
+    assert "Search of learning rates" in page and "successive halving" in page
