@@ -17,7 +17,7 @@ from tunesmith import registry
 from tunesmith.errors import ConfigError, unknown
 from tunesmith.options import NewModelOptions as NewModelOptions
 from tunesmith.options import Options as Options  # every option set imports it from here
-from tunesmith.options import RetainOptions
+from tunesmith.options import RetainOptions, SpreadOptions
 from tunesmith.settings import Dumper
 from tunesmith.settings import assignments as assignments
 from tunesmith.settings import merge as merge
@@ -140,7 +140,7 @@ class RunConfig(Options):
         return [str(each) for each in named]
 
 
-class CompareConfig(RunConfig):
+class CompareConfig(SpreadOptions, RunConfig):
     """One comparison: a run's settings shared by several techniques and seeds."""
 
     models: list[str] = Field(

@@ -35,6 +35,8 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
     )
     if planned.task is not None:
         stream = {"strategy": None, "task": planned.task}
+    if planned.point is not None:
+        stream = {"setting": planned.point.setting}
     entry: dict[str, Any] = {
         "technique": name, **stream, "model": run.model, "kind": planned.kind, "seed": run.seed, "status": "finished", "reason": None,
         "folder": str(place.relative_to(folder)), "learning_rate": None, "metrics": None, "cost": None, "curve": [],

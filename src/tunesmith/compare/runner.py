@@ -22,6 +22,7 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
+from tunesmith.compare import study
 from tunesmith.compare.carrying import carry_out, finished
 from tunesmith.compare.checks import Identity, refuse_early
 from tunesmith.compare.models import models_of
@@ -151,6 +152,7 @@ def _carry_out_all(
     if config.stream is not None:
         chosen = config.strategies or default_strategies(config)
         config.strategies = [registry.resolve("strategy", name).name for name in chosen]
+    study.check(config)
     identity = refuse_early(config)
     durable.write(folder / "comparison.yaml", configuration.dump(config))
 
@@ -161,7 +163,7 @@ def _carry_out_all(
         refuse_others(planned, identity)
     runs = []
     for number, each in enumerate(planned, 1):
-        runs.append(carry_out(each, folder, f"[{number}/{len(planned)}]", identity.of(each.run, each.task)))
+        runs.append(carry_out(each, folder, f"[{number}/{len(planned)}]", identity.of_planned(each)))
     if config.stream is None:
         runs += untouched(config, runs)
 
@@ -173,6 +175,8 @@ def _carry_out_all(
     if config.stream is not None:
         rows = streams.complete(rows, runs)
     results = {"schema_version": SCHEMA, "protocol": protocol, "rows": rows, "runs": runs}
+    if config.grid:
+        results["studies"] = study.studies(config, rows, protocol["higher_is_better"])
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     return Comparison(folder, results)
@@ -186,7 +190,7 @@ def refuse_others(planned: Sequence[Planned], identity: Identity) -> None:
     """
     for each in planned:
         place = Path(str(each.run.output))
-        if (place / "result.json").is_file() and finished(place, each.run, identity.of(each.run, each.task)) is None:
+        if (place / "result.json").is_file() and finished(place, each.run, identity.of_planned(each)) is None:
             raise UserError(
                 f"`{place}` holds a finished run with other settings, rows or model; add --overwrite to replace it, or give another --output."
             )
@@ -226,6 +230,7 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
     done = next((run for run in runs if run.get("provenance")), None)
     provenance = done["provenance"] if done else {}
     several: dict[str, Any] = {"models": config.models} if len(config.models) > 1 else {}
+    several |= {"grid": config.grid} if config.grid else {}
     task = config.task
     if config.stream is not None:
         stages = config.stream.model_dump(mode="json", exclude_defaults=True)["stages"]

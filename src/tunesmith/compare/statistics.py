@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte"})
-PARTS = ("strategy", "task")  # of a run of a stream, beside its technique
+PARTS = ("strategy", "task", "setting")  # of a run of a stream or grid, beside its technique
 POINTS = 100.0  # a fraction of 0.793 is spoken of as 79.3 points
 COSTS = ("peak_memory_bytes", "train_seconds", "tokens_per_second", "artifact_bytes")
 

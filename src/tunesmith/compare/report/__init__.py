@@ -23,6 +23,7 @@ from tunesmith.compare.report.facts import machine_facts, noticed, protocol_fact
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
+from tunesmith.compare.report.study_figure import study_figures, study_views
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
 from tunesmith.compare.table import FRONT, footnotes
 from tunesmith.errors import SaveError
@@ -148,6 +149,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
     order = [name for name in protocol.get("techniques") or [] if name in named]
     styles = looks([*order, *named])
     figures = _figures(rows, runs, styles, primary, label, scale)
+    figures = study_figures(results, label, scale) + figures
     drawn = {trace["meta"] for figure in figures for trace in figure["figure"]["data"] if "meta" in trace}
     return {
         "title": title(protocol),
@@ -155,6 +157,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "front": FRONT,
         "retained": any(row.get("forgetting") for row in rows),
         "answer": answer(results),
+        "studies": study_views(results, label, scale),
         "rows": _views(rows, scale),
         "footnotes": footnotes(results),
         "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused")],
