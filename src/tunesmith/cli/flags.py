@@ -55,6 +55,11 @@ Grid = Annotated[
     list[str] | None,
     typer.Option(help="study a setting: lora.rank=1,2,4 runs every value; given again, every pair of values"),
 ]
+Budget = Annotated[
+    str | None, typer.Option(help="fit everything into 90s, 20m, 1h30m, or 3x a full fine-tuning; drops the hopeless")
+]
+Jobs = Annotated[int | None, typer.Option(help="runs at once on this machine, which share its cores (default 1)")]
+Ray = Annotated[str | None, typer.Option(help="spread the runs over the Ray cluster at this address, or auto")]
 FindLearningRate = Annotated[
     bool,
     typer.Option(

@@ -22,8 +22,8 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
-from tunesmith.compare import study
-from tunesmith.compare.carrying import carry_out, finished
+from tunesmith.compare import jobs, study
+from tunesmith.compare.carrying import finished
 from tunesmith.compare.checks import Identity, refuse_early
 from tunesmith.compare.models import models_of
 from tunesmith.compare.planning import (
@@ -161,9 +161,7 @@ def _carry_out_all(
     planned = list(plan(config, folder, identity.rows))
     if not overwrite:
         refuse_others(planned, identity)
-    runs = []
-    for number, each in enumerate(planned, 1):
-        runs.append(carry_out(each, folder, f"[{number}/{len(planned)}]", identity.of_planned(each)))
+    runs = jobs.carry_out_all(planned, folder, identity, config)
     if config.stream is None:
         runs += untouched(config, runs)
 
@@ -231,6 +229,7 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
     provenance = done["provenance"] if done else {}
     several: dict[str, Any] = {"models": config.models} if len(config.models) > 1 else {}
     several |= {"grid": config.grid} if config.grid else {}
+    several |= {"jobs": config.jobs, "threads": jobs.threads_of(config.jobs)} if config.jobs > 1 else {}
     task = config.task
     if config.stream is not None:
         stages = config.stream.model_dump(mode="json", exclude_defaults=True)["stages"]
