@@ -133,7 +133,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_failed_starts_over(
     code = 130
 
     def stopping(target: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-        asked.append((payload["resume"] if "resume" in payload else False, payload["overwrite"]))
+        asked.append((payload.get("resume", False), payload["overwrite"]))
         place = Path(yaml.safe_load(payload["config"])["output"])
         place.mkdir(parents=True, exist_ok=True)
         (place / "config.yaml").write_text(payload["config"], encoding="utf-8")

@@ -22,7 +22,7 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
-from tunesmith.compare import jobs, study
+from tunesmith.compare import halving, jobs, study
 from tunesmith.compare.carrying import finished
 from tunesmith.compare.checks import Identity, refuse_early
 from tunesmith.compare.models import models_of
@@ -153,15 +153,20 @@ def _carry_out_all(
         chosen = config.strategies or default_strategies(config)
         config.strategies = [registry.resolve("strategy", name).name for name in chosen]
     study.check(config)
+    halving.check(config)
     identity = refuse_early(config)
     durable.write(folder / "comparison.yaml", configuration.dump(config))
 
     if config.epochs is None and config.max_steps is None:
         config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer
-    planned = list(plan(config, folder, identity.rows))
-    if not overwrite:
-        refuse_others(planned, identity)
-    runs = jobs.carry_out_all(planned, folder, identity, config)
+    box = halving.Halving(config, folder, identity, started) if config.budget is not None else None
+    if box is not None:
+        runs = box.carry_out_all(None if overwrite else refuse_others)
+    else:
+        planned = list(plan(config, folder, identity.rows))
+        if not overwrite:
+            refuse_others(planned, identity)
+        runs = jobs.carry_out_all(planned, folder, identity, config)
     if config.stream is None:
         runs += untouched(config, runs)
 
@@ -169,6 +174,7 @@ def _carry_out_all(
     from tunesmith.compare.report import write_report
 
     protocol = describe(config, runs, command, time.perf_counter() - started)
+    protocol |= {"budget": box.about()} if box is not None else {}
     rows = statistics.aggregate(runs, protocol)
     if config.stream is not None:
         rows = streams.complete(rows, runs)

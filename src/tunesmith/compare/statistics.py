@@ -214,7 +214,7 @@ def _mean(values: Iterable[Any]) -> float | None:
 def _status(members: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]) -> str:
     if done:
         return "finished" if len(done) == len(members) else "partial"
-    return "refused" if all(run.get("status") == "refused" for run in members) else "failed"
+    return next((s for s in ("refused", "dropped") if all(run.get("status") == s for run in members)), "failed")
 
 
 def _reason(members: Sequence[Mapping[str, Any]]) -> str | None:

@@ -160,7 +160,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "studies": study_views(results, label, scale),
         "rows": _views(rows, scale),
         "footnotes": footnotes(results),
-        "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused")],
+        "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused", "dropped")],
         "figures": [{**figure, "figure": None} for figure in figures],
         "chips": [{"name": name, **look} for name, look in styles.items() if name in drawn],
         **_details(results, rows, runs, primary, scale),
