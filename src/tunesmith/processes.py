@@ -64,11 +64,25 @@ def call(
     """
     ask = _ask_nursery if _address is not None else _ask_interpreter
     reply = ask(target, payload, {**os.environ, **(environment or {})}, begun)
+    return result_of(reply)
+
+
+def result_of(reply: dict[str, Any] | None) -> dict[str, Any]:
+    """What `answer` gave in another process.
+
+    Raises:
+        ChildError: that failed or died.
+    """
     if reply is None:
         raise ChildError("the process ended without an answer (killed, or out of memory).", 1)
     if "error" in reply:
         raise ChildError(str(reply["error"]), int(reply.get("exit_code", 1)), str(reply.get("kind", "")))
     return dict(reply["result"])
+
+
+def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Run `module:function(payload)` in this process; its result, or its failure in words, as another process can read it."""
+    return _run(target, payload)
 
 
 def open_nursery() -> None:
@@ -182,13 +196,13 @@ def _answer(connection: socket.socket) -> None:
         os.chdir(request.pop("folder"))
         os.environ.clear()
         os.environ.update(request.pop("environment"))
-        _take_threads()
+        take_threads()
         stream.write(json.dumps(_run_here(**request)).encode() + b"\n")
     sys.stderr.flush()
     os._exit(0)
 
 
-def _take_threads() -> None:
+def take_threads() -> None:
     """As many threads as the environment says: torch, which was loaded before, has read another one."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads):
@@ -286,6 +300,6 @@ if __name__ == "__main__" and sys.argv[1] == "--nursery":
 elif __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
     real, sys.stdout = sys.stdout, sys.stderr
-    answer = _run(sys.argv[1], json.loads(sys.stdin.read()))
-    real.write(json.dumps(answer) + "\n")
+    said = _run(sys.argv[1], json.loads(sys.stdin.read()))
+    real.write(json.dumps(said) + "\n")
     real.flush()

@@ -42,8 +42,8 @@ def threads_of(jobs: int) -> int:
 
 def carry_out_all(
     planned: Sequence[Planned], folder: Path, identity: Identity, config: CompareConfig
-) -> list[dict[str, Any]]:
-    """Every run of a comparison, in the order of the plan, however many run at once.
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(every run in the order of the plan, what the protocol says of where they ran), however many run at once.
 
     Raises:
         Interrupted: stopped on request; finished runs are kept.
@@ -54,11 +54,19 @@ def carry_out_all(
     def work(place: int, call: Call | None) -> dict[str, Any]:
         return carry_out(planned[place], folder, f"[{place + 1}/{len(planned)}]", known[place], call)
 
-    if config.jobs == 1:
-        return [work(place, None) for place in range(len(planned))]
-    pool = Pool(config.jobs)
-    say(f"{config.jobs} runs at once with {threads_of(config.jobs)} thread(s) each.")
-    return pool.run([lambda place=place: work(place, pool.call) for place in range(len(planned))])  # type: ignore[misc]
+    if config.jobs == 1 and config.ray is None:
+        return [work(place, None) for place in range(len(planned))], {}
+    pool: Pool
+    if config.ray is not None:
+        from tunesmith.compare.cluster import Cluster
+
+        pool = Cluster(config)
+        about: dict[str, Any] = {"ray": pool.about}
+    else:
+        pool = Pool(config.jobs)
+        about = {"jobs": config.jobs, "threads": threads_of(config.jobs)}
+        say(f"{config.jobs} runs at once with {about['threads']} thread(s) each.")
+    return pool.run([lambda place=place: work(place, pool.call) for place in range(len(planned))]), about  # type: ignore[misc]
 
 
 class Pool:

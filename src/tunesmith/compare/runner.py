@@ -166,7 +166,7 @@ def _carry_out_all(
         planned = list(plan(config, folder, identity.rows))
         if not overwrite:
             refuse_others(planned, identity)
-        runs = jobs.carry_out_all(planned, folder, identity, config)
+        runs, where = jobs.carry_out_all(planned, folder, identity, config)
     if config.stream is None:
         runs += untouched(config, runs)
 
@@ -174,7 +174,7 @@ def _carry_out_all(
     from tunesmith.compare.report import write_report
 
     protocol = describe(config, runs, command, time.perf_counter() - started)
-    protocol |= {"budget": box.about()} if box is not None else {}
+    protocol |= {"budget": box.about()} if box is not None else where
     rows = statistics.aggregate(runs, protocol)
     if config.stream is not None:
         rows = streams.complete(rows, runs)
@@ -235,7 +235,6 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
     provenance = done["provenance"] if done else {}
     several: dict[str, Any] = {"models": config.models} if len(config.models) > 1 else {}
     several |= {"grid": config.grid} if config.grid else {}
-    several |= {"jobs": config.jobs, "threads": jobs.threads_of(config.jobs)} if config.jobs > 1 else {}
     task = config.task
     if config.stream is not None:
         stages = config.stream.model_dump(mode="json", exclude_defaults=True)["stages"]
