@@ -255,7 +255,11 @@ def _ask_interpreter(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         begun(process.pid)
-        printed, _ = process.communicate(json.dumps(payload))
+        try:
+            printed, _ = process.communicate(json.dumps(payload))
+        except BaseException:
+            process.terminate()  # which lets it save its state; leaving this block waits for it
+            raise
     lines = printed.strip().splitlines()
     try:
         return dict(json.loads(lines[-1])) if lines else None

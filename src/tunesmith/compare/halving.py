@@ -119,6 +119,7 @@ class Halving:
             for each in alive:
                 if each.share < share and self._affords(each, alive, share):
                     self._go_on(each, share)
+                self.sure = None
             alive = self._ranked([each for each in alive if each.entry is None])
             if not alive or sum(each.cost(1.0) for each in alive) <= self.clock.left:
                 break
@@ -177,7 +178,10 @@ class Halving:
     def _affords(self, each: Contender, alive: Sequence[Contender], share: float) -> bool:
         """Whether there is time to take it to a rung and still finish one."""
         known = [other for other in alive if other.rungs and other.entry is None]
-        if each.rungs or not known:
+        if each.rungs:
+            return True
+        if not known:  # the first one tells what the others cost, however long it takes
+            self.sure = each
             return True
         best = self._ranked(known)[0]
         dearest = max(known, key=lambda other: other.opening + other.per_step)
