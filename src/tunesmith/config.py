@@ -17,7 +17,7 @@ from tunesmith import registry
 from tunesmith.errors import ConfigError, unknown
 from tunesmith.options import NewModelOptions as NewModelOptions
 from tunesmith.options import Options as Options  # every option set imports it from here
-from tunesmith.options import RetainOptions
+from tunesmith.options import RetainOptions, SpreadOptions
 from tunesmith.settings import Dumper
 from tunesmith.settings import assignments as assignments
 from tunesmith.settings import merge as merge
@@ -71,6 +71,9 @@ class TrainingOptions(Options):
     evaluations: int | None = Field(None, ge=1, description="evaluate this many times, evenly spread, instead")
     early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
+    hold_out_validation: bool = Field(
+        False, description="cut validation rows off the training rows although the run itself chooses nothing on them"
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
     guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
@@ -140,7 +143,7 @@ class RunConfig(Options):
         return [str(each) for each in named]
 
 
-class CompareConfig(RunConfig):
+class CompareConfig(SpreadOptions, RunConfig):
     """One comparison: a run's settings shared by several techniques and seeds."""
 
     models: list[str] = Field(

@@ -6,6 +6,7 @@ people's stream, `-v` adds detail.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def nested() -> bool:
     return _nested
 
 
+BARS = "TUNESMITH_BARS"
+"""Set to `off` in the environment of processes that share a terminal with others: lines of progress in place of bars."""
 PROGRESS_SECONDS = 30.0  # between two lines of progress in a log
 WIDTH = 120  # columns where no terminal says how wide it is (a pipe, a log)
 
@@ -116,7 +119,7 @@ def progress(*columns: object, transient: bool = True) -> Progress | ProgressLin
     """A progress display on the people's stream: bars on a terminal, lines in a log, nothing when quiet."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    if _verbosity >= 0 and not sys.stderr.isatty():
+    if _verbosity >= 0 and (not sys.stderr.isatty() or os.environ.get(BARS) == "off"):
         return ProgressLines()
     chosen = columns or (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*chosen, console=people(), transient=transient, disable=_verbosity < 0)  # type: ignore[arg-type]

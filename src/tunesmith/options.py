@@ -1,4 +1,4 @@
-"""The base of every option set, and the sets of a new model and of what a run must not forget."""
+"""The base of every option set, and the sets of a new model, of what a run must not forget, and of how a comparison is spread."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ class RetainOptions(Options):
         if isinstance(found, dict) and found.get("data") == "default":
             return {**found, "data": DEFAULT_TEXT}
         return found
+
+
+class SpreadOptions(Options):
+    """Of a comparison: which settings are studied, how much time it may take, and where its runs run."""
+
+    grid: dict[str, list[Any]] = Field(default_factory=dict, description="values of settings to study, by their keys")
+    budget: str | None = Field(
+        None, description="fit everything into so much time (90s, 20m, 1h30m), or into so many full fine-tunings (3x)"
+    )
+    jobs: int = Field(1, ge=1, description="runs at once on this machine, which share its cores")
+    ray: str | None = Field(
+        None, description="spread the runs over the Ray cluster at this address (auto: a local one)"
+    )
 
 
 class NewModelOptions(Options):

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,45 @@ class ChildError(TunesmithError):
         self.kind = kind  # name of the error's class in the child
 
 
-def call(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+def call(
+    target: str,
+    payload: dict[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    begun: Callable[[int], None] = lambda pid: None,
+) -> dict[str, Any]:
     """Run `module:function(payload)` in another process and return its JSON result.
+
+    Args:
+        target: what to run.
+        payload: for it, as JSON.
+        environment: variables that the child has beside this process's own; OMP_NUM_THREADS is how many threads torch takes there.
+        begun: is told the child's process id when it has started: SIGTERM asks it to save its state and end.
 
     Raises:
         ChildError: it failed or died.
     """
-    reply = _ask_nursery(target, payload) if _address is not None else _ask_interpreter(target, payload)
+    ask = _ask_nursery if _address is not None else _ask_interpreter
+    reply = ask(target, payload, {**os.environ, **(environment or {})}, begun)
+    return result_of(reply)
+
+
+def result_of(reply: dict[str, Any] | None) -> dict[str, Any]:
+    """What `answer` gave in another process.
+
+    Raises:
+        ChildError: that failed or died.
+    """
     if reply is None:
         raise ChildError("the process ended without an answer (killed, or out of memory).", 1)
     if "error" in reply:
         raise ChildError(str(reply["error"]), int(reply.get("exit_code", 1)), str(reply.get("kind", "")))
     return dict(reply["result"])
+
+
+def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """Run `module:function(payload)` in this process; its result, or its failure in words, as another process can read it."""
+    return _run(target, payload)
 
 
 def open_nursery() -> None:
@@ -169,9 +197,19 @@ def _answer(connection: socket.socket) -> None:
         os.chdir(request.pop("folder"))
         os.environ.clear()
         os.environ.update(request.pop("environment"))
+        take_threads()
         stream.write(json.dumps(_run_here(**request)).encode() + b"\n")
     sys.stderr.flush()
     os._exit(0)
+
+
+def take_threads() -> None:
+    """As many threads as the environment says: torch, which was loaded before, has read another one."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads):
+        import torch
+
+        torch.set_num_threads(int(threads))
 
 
 def _end_with(connection: socket.socket) -> None:
@@ -181,37 +219,49 @@ def _end_with(connection: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _ask_nursery(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
+def _ask_nursery(
+    target: str, payload: dict[str, Any], environment: dict[str, str], begun: Callable[[int], None]
+) -> dict[str, Any] | None:
     assert _address is not None
     # The nursery was forked long ago: the child takes the caller's folder and environment, not the nursery's.
-    request = {"target": target, "payload": payload, "folder": str(Path.cwd()), "environment": dict(os.environ)}
+    request = {"target": target, "payload": payload, "folder": str(Path.cwd()), "environment": environment}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(_address)
         with connection.makefile("rwb") as stream:
             stream.write(json.dumps(request).encode() + b"\n")
             stream.flush()
-            begun = stream.readline()
+            first = stream.readline()
+            if first:
+                begun(int(json.loads(first)["pid"]))
             try:
                 line = stream.readline()
             except KeyboardInterrupt:
-                if begun:
+                if first:
                     with suppress(ProcessLookupError):
-                        os.kill(json.loads(begun)["pid"], signal.SIGTERM)
+                        os.kill(json.loads(first)["pid"], signal.SIGTERM)
                 line = stream.readline()  # what it says when its state is saved; a second Ctrl-C does not wait for it
                 if b'"error"' not in line[:20]:  # it had just come to its end, or died
                     raise
     return json.loads(line) if line else None
 
 
-def _ask_interpreter(target: str, payload: dict[str, Any]) -> dict[str, Any] | None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tunesmith.processes", target],
-        input=json.dumps(payload),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
+def _ask_interpreter(
+    target: str,
+    payload: dict[str, Any],
+    environment: dict[str, str] | None = None,
+    begun: Callable[[int], None] = lambda pid: None,
+) -> dict[str, Any] | None:
+    command = [sys.executable, "-m", "tunesmith.processes", target]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        begun(process.pid)
+        try:
+            printed, _ = process.communicate(json.dumps(payload))
+        except BaseException:
+            process.terminate()  # which lets it save its state; leaving this block waits for it
+            raise
+    lines = printed.strip().splitlines()
     try:
         return dict(json.loads(lines[-1])) if lines else None
     except json.JSONDecodeError:
@@ -253,7 +303,8 @@ if __name__ == "__main__" and sys.argv[1] == "--nursery":
         processes._import_libraries()
     processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], owner)
 elif __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
     real, sys.stdout = sys.stdout, sys.stderr
-    answer = _run(sys.argv[1], json.loads(sys.stdin.read()))
-    real.write(json.dumps(answer) + "\n")
+    said = _run(sys.argv[1], json.loads(sys.stdin.read()))
+    real.write(json.dumps(said) + "\n")
     real.flush()

@@ -11,7 +11,7 @@ import yaml
 
 from tunesmith.errors import UserError
 
-VERBATIM = ("columns", "class_weights", "learning_rates")  # mappings whose keys are the user's own words
+VERBATIM = ("columns", "class_weights", "learning_rates", "grid")  # mappings whose keys are the user's own words
 
 
 DEEPEST = 32

@@ -25,6 +25,7 @@ COMPARE_HELP = """Train several techniques on the same rows and budget; one tabl
 Examples:
   tunesmith compare --model asset:bert-tiny --train asset:movie-reviews --output runs/comparison
   tunesmith compare --model ./bert --train a.csv --techniques full,lora,adapter --seeds 0,1,2 --epochs 2
+  tunesmith compare --model asset:bert-tiny --train a.csv --grid lora.rank=1,2,4,8
   tunesmith compare --model asset:bert-tiny --stream stages.yaml --strategies none,ewc,joint --techniques lora,full
   tunesmith compare --models new:rnn,new:lstm,asset:smollm2-135m --task language-modeling --train a.txt --techniques lora
 Finished runs are kept: the same command again goes on where it stopped.
@@ -127,6 +128,7 @@ def compare(
     baselines: Annotated[str | None, typer.Option(help="comma-separated, or none (default: every one that knows the task)")] = None,
     seeds: Annotated[str | None, typer.Option(help="comma-separated (default 0,1,2)")] = None,
     search: Annotated[str | None, typer.Option(help="rates that are not given: none (defaults) or halving (the same search on validation rows for all)")] = None,
+    grid: f.Grid = None, budget: f.Budget = None, jobs: f.Jobs = None, ray: f.Ray = None,
     epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None, learning_rate: f.LearningRate = None,
     max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None, max_eval_rows: f.MaxEvalRows = None,
     dtype: f.Dtype = None, device: f.Device = None, output: f.Output = None, overwrite: f.Overwrite = False, trust_remote_code: f.TrustRemoteCode = False,
@@ -138,7 +140,8 @@ def compare(
         "model": model, "task": task, "train": train, "validation": validation, "eval": eval, "columns": f.pairs(columns),
         "retain": f.named(retain),
         "models": f.words(models), "stream": stream, "techniques": f.words(techniques), "strategies": f.words(strategies),
-        "baselines": f.words_or_none(baselines), "seeds": f.numbers(seeds, "--seeds"), "search": search, "epochs": epochs,
+        "baselines": f.words_or_none(baselines), "seeds": f.numbers(seeds, "--seeds"), "grid": f.grid(grid),
+        "budget": budget, "jobs": jobs, "ray": ray, "search": search, "epochs": epochs,
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length,
         "max_train_rows": max_train_rows, "max_eval_rows": max_eval_rows, "dtype": dtype, "device": device, "output": output,
         "trust_remote_code": trust_remote_code,

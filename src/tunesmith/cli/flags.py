@@ -51,6 +51,15 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="the folder to write")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a finished run there")]
 ReportTo = Annotated[str | None, typer.Option(help="tensorboard, wandb (comma-separated)")]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(help="study a setting: lora.rank=1,2,4 runs every value; given again, every pair of values"),
+]
+Budget = Annotated[
+    str | None, typer.Option(help="fit everything into 90s, 20m, 1h30m, or 3x a full fine-tuning; drops the hopeless")
+]
+Jobs = Annotated[int | None, typer.Option(help="runs at once on this machine, which share its cores (default 1)")]
+Ray = Annotated[str | None, typer.Option(help="spread the runs over the Ray cluster at this address, or auto")]
 FindLearningRate = Annotated[
     bool,
     typer.Option(
@@ -79,6 +88,13 @@ def pairs(text: str | None) -> dict[str, str] | None:
             raise UserError(f"--columns takes task=yours pairs such as text=review,label=stars; `{part}` is none.")
         found[key.strip()] = value.strip()
     return found
+
+
+def grid(words: list[str] | None) -> dict[str, list[Any]] | None:
+    """`lora.rank=1,2,4` of every --grid."""
+    from tunesmith.compare.study import parse
+
+    return parse(words) if words else None
 
 
 def named(data: str | None) -> dict[str, str] | None:

@@ -73,12 +73,15 @@ def print_result(result: dict[str, Any], *, stderr: bool) -> None:
 
 def print_comparison(results: dict[str, Any], *, stderr: bool) -> None:
     """A comparison for people: its table, and what the numbers mean."""
-    from tunesmith.compare import stream_table, table
+    from tunesmith.compare import stream_table, study_table, table
     from tunesmith.console import people
 
     console = people(stderr=stderr)
     if not (results.get("protocol") or {}).get("stream"):
         console.print(table.comparison_table(results))
+        for each in study_table.study_tables(results):
+            console.print()
+            console.print(each)
         notes = table.footnotes(results)
     else:
         console.print(stream_table.stream_table(results))

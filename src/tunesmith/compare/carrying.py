@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ BEGUN_FILE = "begun.json"
 """In the comparison's folder: which runs were begun, with what configuration, rows and model."""
 
 
-def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+Call = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""How a run gets its process: `processes.call`, or what has its form."""
+_noting = threading.Lock()
+
+
+def carry_out(
+    planned: Planned, folder: Path, number: str, identity: Mapping[str, Any], call: Call | None = None
+) -> dict[str, Any]:
     """One run, or its result if it is already there under the same configuration.
 
     Args:
@@ -27,6 +35,7 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
         folder: of the comparison.
         number: its place among all, as people read it.
         identity: what its provenance must say.
+        call: how it gets its process.
     """
     run, name = planned.run, planned.name
     place, title = Path(str(run.output)), f"{number} {planned.title}"
@@ -35,6 +44,8 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
     )
     if planned.task is not None:
         stream = {"strategy": None, "task": planned.task}
+    if planned.point is not None:
+        stream = {"setting": planned.point.setting}
     entry: dict[str, Any] = {
         "technique": name, **stream, "model": run.model, "kind": planned.kind, "seed": run.seed, "status": "finished", "reason": None,
         "folder": str(place.relative_to(folder)), "learning_rate": None, "metrics": None, "cost": None, "curve": [],
@@ -44,12 +55,14 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
         say(f"{title}: already there.")
     else:
         try:
-            result = _carry_out(planned, folder, title, identity)
+            result = _carry_out(planned, folder, title, identity, call or processes.call)
         except (KeyboardInterrupt, TunesmithError) as error:
             if isinstance(error, KeyboardInterrupt) or error.exit_code == 130:
                 raise Interrupted(
                     f"interrupted at {title}; finished runs are kept: the same command goes on from there."
                 ) from error
+            if run.stream is None:
+                _forget(folder, run)
             refused = getattr(error, "kind", "") == TechniqueError.__name__
             warn(f"{planned.title}: {error}")
             return {**entry, "status": "refused" if refused else "failed", "reason": str(error)}
@@ -68,8 +81,8 @@ def carry_out(planned: Planned, folder: Path, number: str, identity: Mapping[str
     }
 
 
-def _carry_out(planned: Planned, folder: Path, title: str, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """In a process of its own: a stream that was killed on its way goes on, everything else starts over."""
+def _carry_out(planned: Planned, folder: Path, title: str, identity: Mapping[str, Any], call: Call) -> dict[str, Any]:
+    """In a process of its own: a run that was stopped on its way goes on, one that failed starts over (of a stream it goes on, too)."""
     run = planned.run
     is_baseline = planned.kind == "baseline"
     target = "tunesmith.compare.baseline:baseline_payload" if is_baseline else "tunesmith.run:execute_payload"
@@ -79,18 +92,18 @@ def _carry_out(planned: Planned, folder: Path, title: str, identity: Mapping[str
         "baseline": planned.name,
         "options": run.options,
     }
-    if run.stream is not None and not is_baseline:
+    if not is_baseline:
         if _begun(folder, run, identity):
             say(f"{title}: going on where it stopped ...")
             try:
-                return processes.call(target, {**payload, "overwrite": False, "resume": True})
+                return call(target, {**payload, "overwrite": False, "resume": True})
             except processes.ChildError as error:
                 if error.exit_code == 130:
                     raise
                 warn(f"{planned.title} cannot go on and starts over: {error}")
         _note(folder, run, identity)
     say(f"{title} ...")
-    return processes.call(target, {**payload, "overwrite": True})
+    return call(target, {**payload, "overwrite": True})
 
 
 def _begun(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> bool:
@@ -103,7 +116,15 @@ def _begun(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> bool:
 
 def _note(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> None:
     key = str(Path(str(run.output)).relative_to(folder))
-    write_json(folder / BEGUN_FILE, {**_notes(folder), key: {"config_sha256": config_sha256(run), **identity}})
+    with _noting:  # runs may be begun by several threads
+        write_json(folder / BEGUN_FILE, {**_notes(folder), key: {"config_sha256": config_sha256(run), **identity}})
+
+
+def _forget(folder: Path, run: RunConfig) -> None:
+    """What failed would fail again from its last checkpoint."""
+    key = str(Path(str(run.output)).relative_to(folder))
+    with _noting:
+        write_json(folder / BEGUN_FILE, {name: note for name, note in _notes(folder).items() if name != key})
 
 
 def _notes(folder: Path) -> dict[str, Any]:

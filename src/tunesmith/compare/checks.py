@@ -8,6 +8,8 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import registry
 from tunesmith.compare.models import models_of
+from tunesmith.compare.planning import Planned
+from tunesmith.compare.study import moves_rows
 from tunesmith.config import CompareConfig, RunConfig, is_new
 from tunesmith.errors import ModelError
 from tunesmith.stream import for_task
@@ -21,11 +23,22 @@ class Identity:
         data: hashes of the rows of each task by role; of a plain comparison those of its only task, named "".
         rows: training rows of each task.
         models: hash of each model that is not made from nothing.
+        points: of the settings of a grid that change the rows.
     """
 
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    points: dict[str, Identity] = field(default_factory=dict)
+
+    def of_planned(self, planned: Planned) -> dict[str, Any]:
+        """What the provenance of a run must say, on the rows of its point of the grid."""
+        point = planned.point
+        if point is None or not any(map(moves_rows, point.values)):
+            return self.of(planned.run, planned.task)
+        if point.setting not in self.points:
+            self.points[point.setting] = refuse_early(point.config.model_copy(update={"doctor": False}))
+        return self.points[point.setting].of(planned.run, planned.task)
 
     def of(self, run: RunConfig, task: str | None) -> dict[str, Any]:
         """What the provenance of a run must say.

@@ -16,7 +16,7 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import registry
 from tunesmith.compare import bootstrap, examples, self_tests
-from tunesmith.compare.statistics import higher_is_better, primary_metric, sort_rows
+from tunesmith.compare.statistics import PARTS, higher_is_better, primary_metric, sort_rows
 from tunesmith.config import CompareConfig
 from tunesmith.console import warn
 from tunesmith.metrics.counts import Array, columns_of
@@ -175,7 +175,7 @@ def against_best(
 
 def key_of(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells rows, and the runs behind each, apart."""
-    return entry["kind"], entry["technique"], entry.get("model")
+    return entry["kind"], entry["technique"], entry.get("model"), *(entry.get(name) for name in PARTS)
 
 
 def whole(row: Mapping[str, Any], scores: Mapping[Any, Mapping[int, Array]]) -> bool:

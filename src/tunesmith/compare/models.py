@@ -51,6 +51,12 @@ def shown_name(entry: Mapping[str, Any], several: bool) -> str:
         name += f" + {entry['strategy']}"
     elif entry.get("task"):
         name += f", {entry['task']} alone"
+    if entry.get("setting"):
+        name += (
+            f"@{entry['setting'].replace(', ', ',')}"
+            if "," in entry["setting"]
+            else f"@{entry['setting'].partition('=')[2]}"
+        )
     fixed = entry.get("kind") == "baseline" and not _reads_model(technique)
     return f"{name}, {entry['model']}" if several and not fixed else name
 
@@ -67,7 +73,7 @@ def labelled(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     protocol = dict(results.get("protocol") or {})
     several = len(protocol.get("models") or []) > 1
-    if not several and not protocol.get("stream"):
+    if not several and not protocol.get("stream") and not protocol.get("grid"):
         return dict(results)
 
     def named(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tunesmith import registry
 from tunesmith.compare.models import baselines_of, models_of, place_of, techniques_of
+from tunesmith.compare.study import Point, points, techniques_of_grid
 from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, default_technique, is_new, options_of
 from tunesmith.stage import DEFAULT_EPOCHS
 from tunesmith.stream import Stage, file_name, for_task
@@ -22,15 +23,8 @@ from tunesmith.stream import Stage, file_name, for_task
 EVALUATIONS = 4  # points of the learning curve of each run
 ALONE = "alone"
 NEVER_OF_A_RUN = {
-    "models",
-    "techniques",
-    "strategies",
-    "baselines",
-    "seeds",
-    "alone",
-    "options",
-    "learning_rates",
-    "search",
+    *("models", "techniques", "strategies", "baselines", "seeds", "alone", "options", "learning_rates"),
+    *("grid", "budget", "jobs", "ray", "search"),
 }
 
 
@@ -44,6 +38,7 @@ class Planned:
         run: its configuration.
         strategy: of a stream.
         task: of the stream, which is trained alone.
+        point: of a grid.
     """
 
     kind: str
@@ -51,11 +46,13 @@ class Planned:
     run: RunConfig
     strategy: str | None = None
     task: str | None = None
+    point: Point | None = None
 
     @property
     def title(self) -> str:
         """What people read while it runs."""
         how = f" + {self.strategy}" if self.strategy else f", {self.task} alone" if self.task else ""
+        how += f" with {self.point.setting}" if self.point else ""
         return f"{self.name}{how}" + (f", seed {self.run.seed}" if self.kind != "baseline" else "")
 
 
@@ -63,6 +60,8 @@ def default_techniques(config: CompareConfig) -> list[str]:
     """Every registered technique that needs no further word; of a stream, which multiplies them by its strategies, the usual one."""
     if all(map(is_new, models_of(config))):
         return ["full"]
+    if config.grid:
+        return techniques_of_grid(config)
     if config.stream is not None:
         return [default_technique(models_of(config)[0])]
     names = [name for name in registry.names("technique") if name != "peft"]
@@ -131,16 +130,24 @@ def plan(
         rows: training rows of each task of a stream, by which a shared budget is divided.
         searched: rates by model and technique, where none is given.
     """
-    shared = config.model_dump(mode="json", exclude=NEVER_OF_A_RUN)
 
-    def make_run(model: str, name: str, seed: int, label: str, **more: Any) -> RunConfig:
+    def make_run(
+        model: str,
+        name: str,
+        seed: int,
+        label: str,
+        of: CompareConfig = config,
+        baseline: str | None = None,
+        **more: Any,
+    ) -> RunConfig:
         place = place_of(config, folder, model, label, seed)
-        baseline = more.pop("baseline", None)
+        shared = of.model_dump(mode="json", exclude=NEVER_OF_A_RUN)
         settings = {**shared, "model": model, "technique": name, "seed": seed, "output": str(place), **more}
-        found = config.learning_rate if baseline else config.learning_rate or (searched or {}).get((model, name))
-        settings["learning_rate"] = config.learning_rates.get(name, found)
-        return make(config, settings, baseline)
+        found = of.learning_rate if baseline else of.learning_rate or (searched or {}).get((model, name))
+        settings["learning_rate"] = of.learning_rates.get(name, found)
+        return make(of, settings, baseline)
 
+    settings_of = {name: points(config, name) for model in models_of(config) for name in techniques_of(config, model)}
     for model in models_of(config):
         for name in baselines_of(config, model):
             yield Planned("baseline", name, make_run(model, "full", config.seeds[0], name, baseline=name))
@@ -151,7 +158,10 @@ def plan(
                     label = f"{name}+{strategy}"
                     yield Planned("technique", name, make_run(model, name, seed, label, strategy=strategy), strategy)
                 if config.stream is None:
-                    yield Planned("technique", name, make_run(model, name, seed, name))
+                    for point in settings_of[name]:
+                        label = f"{name}@{point.label}" if point.values else name
+                        run = make_run(model, name, seed, label, point.config)
+                        yield Planned("technique", name, run, point=point if point.values else None)
                 elif trains_alone(config):
                     run = make_run(model, name, seed, f"{name}+{ALONE}", strategy="none")
                     for stage in config.stream.stages:

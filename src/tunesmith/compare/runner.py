@@ -22,8 +22,8 @@ from typing import Any
 from tunesmith import config as configuration
 from tunesmith import durable, processes, registry
 from tunesmith.cache.store import nothing_left
-from tunesmith.compare import search
-from tunesmith.compare.carrying import carry_out, finished
+from tunesmith.compare import halving, jobs, search, study
+from tunesmith.compare.carrying import finished
 from tunesmith.compare.checks import Identity, refuse_early
 from tunesmith.compare.models import models_of
 from tunesmith.compare.planning import (
@@ -152,18 +152,23 @@ def _carry_out_all(
     if config.stream is not None:
         chosen = config.strategies or default_strategies(config)
         config.strategies = [registry.resolve("strategy", name).name for name in chosen]
+    study.check(config)
+    halving.check(config)
     identity = refuse_early(config)
     durable.write(folder / "comparison.yaml", configuration.dump(config))
 
     if config.epochs is None and config.max_steps is None:
         config.epochs = DEFAULT_EPOCHS  # the same for all, also for new models, whose own default is longer
-    searched = search.carry_out(config, folder, identity.models) if config.search != "none" else []
-    planned = list(plan(config, folder, identity.rows, search.rates(searched)))
-    if not overwrite:
-        refuse_others(planned, identity)
-    runs = []
-    for number, each in enumerate(planned, 1):
-        runs.append(carry_out(each, folder, f"[{number}/{len(planned)}]", identity.of(each.run, each.task)))
+    box = halving.Halving(config, folder, identity, started) if config.budget is not None else None
+    searched: list[dict[str, Any]] = []
+    if box is not None:
+        runs = box.carry_out_all(None if overwrite else refuse_others)
+    else:
+        searched = search.carry_out(config, folder, identity.models) if config.search != "none" else []
+        planned = list(plan(config, folder, identity.rows, search.rates(searched)))
+        if not overwrite:
+            refuse_others(planned, identity)
+        runs, where = jobs.carry_out_all(planned, folder, identity, config)
     if config.stream is None:
         runs += untouched(config, runs)
 
@@ -171,6 +176,7 @@ def _carry_out_all(
     from tunesmith.compare.report import write_report
 
     protocol = describe(config, runs, command, time.perf_counter() - started)
+    protocol |= {"budget": box.about()} if box is not None else where
     rows = statistics.aggregate(runs, protocol)
     if config.stream is not None:
         rows = streams.complete(rows, runs)
@@ -184,6 +190,8 @@ def _carry_out_all(
         "examples": judged.examples,
         "search": searched,
     }
+    if config.grid:
+        results["studies"] = study.studies(config, rows, protocol["higher_is_better"])
     write_json(folder / "results.json", results)
     write_report(results, folder / "report.html")
     return Comparison(folder, results)
@@ -197,7 +205,7 @@ def refuse_others(planned: Sequence[Planned], identity: Identity) -> None:
     """
     for each in planned:
         place = Path(str(each.run.output))
-        if (place / "result.json").is_file() and finished(place, each.run, identity.of(each.run, each.task)) is None:
+        if (place / "result.json").is_file() and finished(place, each.run, identity.of_planned(each)) is None:
             raise UserError(
                 f"`{place}` holds a finished run with other settings, rows or model; add --overwrite to replace it, or give another --output."
             )
@@ -237,6 +245,7 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
     done = next((run for run in runs if run.get("provenance")), None)
     provenance = done["provenance"] if done else {}
     several: dict[str, Any] = {"models": config.models} if len(config.models) > 1 else {}
+    several |= {"grid": config.grid} if config.grid else {}
     task = config.task
     if config.stream is not None:
         stages = config.stream.model_dump(mode="json", exclude_defaults=True)["stages"]

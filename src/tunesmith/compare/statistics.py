@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte"})
-PARTS = ("strategy", "task")  # of a run of a stream, beside its technique
+PARTS = ("strategy", "task", "setting")  # of a run of a stream or grid, beside its technique
 POINTS = 100.0  # a fraction of 0.793 is spoken of as 79.3 points
 COSTS = ("peak_memory_bytes", "train_seconds", "tokens_per_second", "artifact_bytes")
 
@@ -214,7 +214,7 @@ def _mean(values: Iterable[Any]) -> float | None:
 def _status(members: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]) -> str:
     if done:
         return "finished" if len(done) == len(members) else "partial"
-    return "refused" if all(run.get("status") == "refused" for run in members) else "failed"
+    return next((s for s in ("refused", "dropped") if all(run.get("status") == s for run in members)), "failed")
 
 
 def _reason(members: Sequence[Mapping[str, Any]]) -> str | None:

@@ -149,6 +149,16 @@ def footnotes(results: Mapping[str, Any]) -> list[str]:
             f"forgot: how much {' (another model: '.join(kept)}{')' * (len(kept) - 1)} on what was to be retained got worse in the run; positive "
             "is forgotten, 0 is as before."
         )
+    if protocol.get("jobs"):
+        notes.append(
+            f"Up to {protocol['jobs']} runs shared the machine, with {protocol['threads']} thread{'s' * (protocol['threads'] > 1)} each: train times and "
+            "tokens/s are those of a shared machine and compare with each other only; peak memory is still each run's own."
+        )
+    if protocol.get("ray"):
+        notes.append(
+            f"Runs ran on the {protocol['ray']['nodes']} nodes of a Ray cluster: train times and tokens/s compare where those are alike (each run's "
+            "result.json says its hardware)."
+        )
     notes.append(
         "Peak memory is the highest of the run's own process (resident on CPU, allocated on CUDA), not of the whole "
         "comparison; train time is without loading and evaluation, with the one pass of a frozen backbone."

@@ -153,7 +153,7 @@ def load_roles(config: RunConfig, task: Columns) -> Roles:
 
     train = read(config.train)
     assert train is not None
-    chooses = config.training.chooses or task.chooses(train)
+    chooses = config.training.chooses or config.training.hold_out_validation or task.chooses(train)
     roles = assign(train, read(config.validation), read(config.eval), task.groups or task.inputs, chooses)
     return Roles(
         sources.subset(roles.train, config.max_train_rows, "train"),

@@ -33,7 +33,7 @@ from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
-from tunesmith.training.stopping import stop_requests
+from tunesmith.training.stopping import asked_pause, stop_requests
 
 RANGE_ENDS = 4.0
 """Times the lowest loss: beyond it a range test has seen enough."""
@@ -140,13 +140,15 @@ def fit(session: Session) -> Fit:
             state.window[1] += units[-1]
             state.window[2] += sum(p.tokens for p in step)
             logs = state.steps % options.log_every == 0 or state.steps == session.total_steps
+            pauses = asked_pause().due(state.steps, session.total_steps)
             measures = bool(session.evaluate_every and session.measure and state.steps % session.evaluate_every == 0)
+            measures = measures or bool(pauses and session.measure)
             saves = bool(
                 options.checkpoint_every
                 and state.steps % options.checkpoint_every == 0
                 and state.steps < session.total_steps
             )
-            stops = stop.is_set()
+            stops = stop.is_set() or pauses
             if logs or measures or saves or stops:
                 for loss, count in zip(readings.fetch(), units, strict=True):
                     state.window[0] += loss * count
@@ -188,6 +190,10 @@ def fit(session: Session) -> Fit:
                 save()
             if stops:
                 save()
+                if pauses:
+                    asked_pause().reached = {
+                        "step": state.steps, "of": session.total_steps, "seconds": state.seconds, "primary": session.primary,
+                    }  # fmt: skip
                 raise Interrupted(f"interrupted at step {state.steps}; its state is saved")
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):

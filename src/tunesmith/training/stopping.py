@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a fit runs: asked for after the current step, not in the middle of it."""
+"""Stops that a fit can be resumed from: Ctrl-C and SIGTERM, taken after the current step, and a pause at a step that was asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,48 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass
+class Pause:
+    """Where a fit is to stop, to be judged and perhaps gone on with.
+
+    Attributes:
+        share: of its steps, and
+        step: a number of them, whichever comes first; neither: it does not stop.
+        reached: filled in there: step, of (all steps), seconds, primary.
+    """
+
+    share: float | None = None
+    step: int | None = None
+    reached: dict[str, Any] | None = None
+
+    def due(self, step: int, total: int) -> bool:
+        """Whether this is the step; a pause at the end is none."""
+        places = [] if self.share is None else [max(1, round(self.share * total))]
+        places += [] if self.step is None else [self.step]
+        return bool(places) and min(places) <= step < total
+
+
+_pause = Pause()
+
+
+@contextmanager
+def pausing(pause: Pause) -> Iterator[None]:
+    """Fits in here pause."""
+    global _pause
+    before, _pause = _pause, pause
+    try:
+        yield
+    finally:
+        _pause = before
+
+
+def asked_pause() -> Pause:
+    """The pause that fits are to make now."""
+    return _pause
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_
 from tunesmith.compare.report.searched import search_table
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
+from tunesmith.compare.report.study_figure import study_figures, study_views
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
 from tunesmith.compare.table import FRONT, footnotes
 from tunesmith.errors import SaveError
@@ -152,6 +153,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
     order = [name for name in protocol.get("techniques") or [] if name in named]
     styles = looks([*order, *named])
     figures = _figures(rows, runs, styles, primary, label, scale)
+    figures = study_figures(results, label, scale) + figures
     drawn = {trace["meta"] for figure in figures for trace in figure["figure"]["data"] if "meta" in trace}
     return {
         "title": title(protocol),
@@ -160,9 +162,10 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "judged": any(row.get("against_best") for row in rows),
         "retained": any(row.get("forgetting") for row in rows),
         "answer": answer(results),
+        "studies": study_views(results, label, scale),
         "rows": _views(rows, scale),
         "footnotes": footnotes(results),
-        "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused")],
+        "failed": [row for row in rows if row["status"] in ("partial", "failed", "refused", "dropped")],
         "figures": [{**figure, "figure": None} for figure in figures],
         "chips": [{"name": name, **look} for name, look in styles.items() if name in drawn],
         **_details(results, rows, runs, primary, scale),

@@ -173,6 +173,10 @@ def _cautions(
     if few:
         counts = ", ".join(f"`{row['technique']}` {row['n']} of {len(row['seeds'])}" for row in few)
         notes.append(f"Some seeds did not finish, and means run over those that did: {counts}.")
+    early = [row["technique"] for row in rows if row["kind"] == "technique" and row["status"] == "dropped"]
+    if early:
+        named = ", ".join(f"`{name}`" for name in early)
+        notes.append(f"Dropped for the time box, so judged on a part of the steps or not at all: {named}.")
     lost = [row["technique"] for row in rows if row["kind"] == "technique" and row["status"] in ("failed", "refused")]
     if lost:
         named = ", ".join(f"`{name}`" for name in lost)

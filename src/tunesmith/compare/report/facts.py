@@ -16,7 +16,7 @@ Fact = tuple[str, str]
 SHOWN_ELSEWHERE = frozenset({"command", "versions", "hardware", "primary", "higher_is_better", "self_tests"})
 KNOWN = SHOWN_ELSEWHERE | {
     *("model", "task", "train", "validation", "eval", "rows", "seeds", "epochs", "max_steps", "batch_size"),
-    *("strategies", "alone", "stream", "judging"),
+    *("strategies", "alone", "stream", "judging", "budget", "grid", "jobs", "threads", "ray"),
     *("techniques", "baselines", "created", "wall_seconds", "data_sha256", "model_sha256"),
 }
 
@@ -33,6 +33,7 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[Fact]:
     facts += [
         ("Seeds", _listed(protocol.get("seeds"))),
         ("Budget", _budget(protocol)),
+        *spread_facts(protocol),
         ("Techniques", _listed(protocol.get("techniques") if not protocol.get("stream") else None)),
         ("Strategies", _listed(protocol.get("strategies"))),
         ("Trained alone", "each task, as reference" if protocol.get("alone") else ""),
@@ -58,6 +59,40 @@ def _stages(stages: Iterable[Mapping[str, Any]], rows: Mapping[str, Any]) -> lis
             name = f"{task['name']}: " if len(stage["tasks"]) > 1 else ""
             told.append(name + _join([task.get("task", "text-classification"), _last_name(task["train"]), shown]))
         facts.append((f"Stage {number}, {stage['name']}", "; ".join(told)))
+    return facts
+
+
+def spread_facts(protocol: Mapping[str, Any]) -> list[Fact]:
+    """What was studied, the time box, and where runs ran."""
+    facts = [(f"Studied, {key}", _listed(values)) for key, values in (protocol.get("grid") or {}).items()]
+    box = protocol.get("budget")
+    if box:
+        steps = f"{box['steps']:,} steps a run" + (
+            f" of {box['asked_steps']:,} asked for" if box["steps"] < box["asked_steps"] else ""
+        )
+        rungs = ", ".join(human.share(share) for share in box["rungs"][:-1])
+        judged = f"judged on validation rows at {rungs} of the steps" if rungs else ""
+        facts.append(
+            (
+                "Time box",
+                _join(
+                    [
+                        f"{box['given']} ({human.seconds(box['seconds'])}, {human.seconds(box['spent'])} used)",
+                        steps,
+                        judged,
+                    ]
+                ),
+            )
+        )
+    if protocol.get("jobs"):
+        facts.append(
+            (
+                "Runs at once",
+                f"{protocol['jobs']} with {protocol['threads']} thread{'s' * (protocol['threads'] > 1)} each",
+            )
+        )
+    if protocol.get("ray"):
+        facts.append(("Ray cluster", f"{protocol['ray']['nodes']} nodes, {protocol['ray']['cpus']:g} cores"))
     return facts
 
 

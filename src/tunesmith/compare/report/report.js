@@ -53,6 +53,7 @@
       ...figure.layout,
       xaxis: { ...merge(figure.layout.xaxis), showgrid: false, tickfont: { size: width < 420 ? 10 : 12 } },
       yaxis: { ...merge(figure.layout.yaxis), nticks: 7 },
+      ...(figure.layout.yaxis2 ? { yaxis2: { ...merge(figure.layout.yaxis2), showgrid: false } } : {}),
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--text") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 52, r: 10, t: 10, b: 48 },
@@ -70,6 +71,7 @@
     return figure.data.map(({ role, ...trace }) => {
       const copy = { type: "scatter", ...trace, visible: !hidden.has(trace.meta) };
       if (role === "front") copy.line = { ...trace.line, color: colour("--quiet") };
+      if (role === "study") copy.marker = { ...trace.marker, line: { width: trace.marker.rings, color: colour("--text") } };
       if (role === "on-front") copy.marker = { ...trace.marker, line: { width: 2, color: colour("--text") } };
       return copy;
     });
@@ -159,7 +161,7 @@
       taken.push({ ...best.box, weight: 4 });
       const far = best.reach > 15;
       notes.push({
-        text: point.text, x: Math.log10(point.x), y: point.y, xref: "x", yref: "y", borderpad: 0, standoff: 6,
+        text: point.text, x: xaxis.type === "log" ? Math.log10(point.x) : point.x, y: point.y, xref: "x", yref: "y", borderpad: 0, standoff: 6,
         xanchor: best.dx > 0 ? "left" : best.dx < 0 ? "right" : "center", yanchor: "middle",
         showarrow: far, ax: best.dx, ay: best.dy, arrowhead: 0, arrowwidth: 0.8, arrowcolor: colour("--quiet"),
         xshift: far ? 0 : best.dx, yshift: far ? 0 : -best.dy, font: { size, color: colour("--text") },

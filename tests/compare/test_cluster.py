@@ -1,0 +1,107 @@
+"""Runs over a Ray cluster of several nodes, one of which dies on the way. Skips where ray is not installed: `make setup` leaves it out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesmith
+from tunesmith.errors import UserError
+from tunesmith.testing import tiny_model
+from tunesmith.testing.rows import toy_rows
+
+GIVEN: dict[str, Any] = {
+    "train": toy_rows(64), "eval": toy_rows(8), "techniques": ["lora"], "seeds": [0, 1], "baselines": [], "batch_size": 4, "max_steps": 150,
+    "training": {"checkpoint_every": 10, "log_every": 1, "evaluations": 1},
+}  # fmt: skip
+
+
+def test_without_ray_it_says_what_to_install(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def missing(name: str, *args: Any, **more: Any) -> Any:
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UserError, match=r"pip install 'tunesmith\[ray\]'"):
+        tunesmith.compare(str(tiny_model("bert", models / "bert")), ray="auto", output=tmp_path / "c", **GIVEN)
+
+
+def test_a_second_try_of_a_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same token in the folder: the first try died. Another one: another call, which begins as it was told to."""
+    from tunesmith import processes
+    from tunesmith.compare import cluster
+
+    asked = []
+    monkeypatch.setattr(processes, "answer", lambda target, payload: asked.append(payload) or {"result": {}})
+    monkeypatch.setattr(cluster.os, "environ", dict(os.environ))
+    payload = {"place": str(tmp_path), "overwrite": True, "resume": False}
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    for token, mark in (("a", None), ("a", "b"), ("a", "a")):
+        if mark is not None:
+            (tmp_path / cluster.ATTEMPT).write_text(mark, encoding="utf-8")
+        cluster.work("x:y", dict(payload), {}, token)
+        assert not (tmp_path / cluster.ATTEMPT).exists()
+    assert [(each["overwrite"], each["resume"]) for each in asked] == [(True, False), (True, False), (False, True)]
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'tunesmith[ray]')")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    yield cluster, workers
+    import ray
+
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_node_that_dies_on_the_way(nodes: Any, models: Path, tmp_path: Path) -> None:
+    cluster, workers = nodes
+    model = str(tiny_model("bert", models / "bert"))
+    killed = []
+
+    def kill() -> None:
+        """The first node on which a run has written a checkpoint."""
+        places = [tmp_path / "c" / "runs" / name / str(seed) for name in ("lora",) for seed in (0, 1)]
+        while not any((place / "checkpoints").is_dir() and not (place / "result.json").is_file() for place in places):
+            time.sleep(0.05)
+        cluster.remove_node(workers[0], allow_graceful=False)
+        killed.append(time.time())
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    done = tunesmith.compare(model, ray=cluster.address, output=tmp_path / "c", **GIVEN)
+    killer.join(10)
+    assert killed
+    assert {run["status"] for run in done.results["runs"]} == {"finished"}
+    assert done.results["protocol"]["ray"]["nodes"] == 2
+    assert "Ray cluster" in done.report.read_text(encoding="utf-8")
+    here = tunesmith.compare(model, output=tmp_path / "here", **GIVEN)
+    ours = {(run["technique"], run["seed"]): run["metrics"] for run in done.results["runs"]}
+    for run in here.results["runs"]:
+        assert ours[(run["technique"], run["seed"])] == run["metrics"]  # whichever node, and however often
+    again = tunesmith.compare(model, output=tmp_path / "c", **GIVEN)  # and what is there counts here, too
+    assert [run["metrics"] for run in again.results["runs"]] == [run["metrics"] for run in done.results["runs"]]
+
+
+def test_no_cluster_is_a_sentence(models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'tunesmith[ray]')")
+    with pytest.raises(UserError, match="cannot reach a Ray cluster"):
+        tunesmith.compare(str(tiny_model("bert", models / "bert")), ray="127.0.0.1:1", output=tmp_path / "c", **GIVEN)
