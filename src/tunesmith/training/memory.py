@@ -50,7 +50,7 @@ def saved_bytes(forward: Callable[[], Any], known: set[int]) -> int:
 def largest(feed: Feed) -> tuple[int, int]:
     """Rows and tokens a row of the largest forward pass of a feed."""
     longest = int(feed.lengths.max())
-    return int(min(feed.micro, len(feed.lengths))), longest
+    return int(min(feed.micro, feed.order.batch_size, len(feed.lengths))), longest
 
 
 def activations(feed: Feed) -> int | None:
