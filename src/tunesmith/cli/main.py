@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -149,6 +150,7 @@ def _say(kind: str, message: str) -> None:
     from tunesmith.console import visible
 
     if launch.follows():
-        time.sleep(PATIENCE)
+        with suppress(KeyboardInterrupt):
+            time.sleep(PATIENCE)
         return
     print(f"{kind}: {visible(message)}", file=sys.stderr)
