@@ -136,6 +136,7 @@ def execute(
             return _execute(config, own, overwrite=overwrite, resume=resume, inside=True)
     with _together(config.device, own) as (group, folder):
         config.output = str(folder)
+        group.shards = group.size > 1 and (group.shards or config.training.shard)
         if not group.first:
             return _follow(config, folder, resume=resume)
         with nothing_left(folder):

@@ -87,7 +87,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import decide, decided, resume_step
-    from tunesmith.training import dropout, fused_lora, group
+    from tunesmith.training import dropout, fused_lora, group, shards
     from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
@@ -115,6 +115,11 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     inside = objective.required_outputs()
     dtype, why = pick_dtype(before.get("dtype", config.dtype), model.device, total)
     dtype = getattr(torch, several.same(lambda: str(dtype).removeprefix("torch.")))
+    if several.shards:
+        shards.refuse(config, technique, len(turn.parts))
+        dtype, why = torch.float32, "its blocks are shared out"
+    elif options.shard:
+        warn("training.shard=true has no effect in one process; start several, for example with torchrun.")
     chosen = {"dtype": str(dtype).removeprefix("torch.")}
     if (
         turn.alone
@@ -134,10 +139,15 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     usual_epochs = config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
-    masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    cut = shards.Shards(heads.backbone, several) if several.shards else None
+    masters = (
+        shards.ShardedMasters(heads, several)
+        if cut
+        else Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    )
     if "micro" in before:
         feed.limit(before["micro"] * several.size)
-    if options.gradient_checkpointing is None:
+    if options.gradient_checkpointing is None and cut is None:
         make_room(model, feed, learning)
     feed.limit(several.same(lambda: feed.micro))
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
@@ -156,7 +166,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}"
         f"{f', in {several.size} processes' if several.size > 1 else ''}."
     )
-    if stand_in is None and turn.alone:
+    if stand_in is None and turn.alone and cut is None:
         wanted = before.get("cached_layers", options.cache_frozen_layers)
         stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
     before_fit()
@@ -169,7 +179,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     def measure() -> dict[str, float]:
         if stand_in is not None:
             stand_in.remove()
-        found = several.same(
+        found = several.measured(
             lambda: {name: model.measure(part, measured_on, measured_on).metrics for name, part in turn.parts.items()}
         )
         if stand_in is not None:
@@ -207,6 +217,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         if stand_in is not None:
             stand_in.remove()
     masters.finish()
+    if cut is not None:
+        cut.undo()
     for parameter in resting:
         parameter.requires_grad_(True)
     if not several.first:

@@ -34,20 +34,36 @@ CASES: dict[str, dict[str, Any]] = {
         "kind": "bert", "technique": "full", "stream": {"stages": [{"name": "both", "tasks": TASKS, "weighting": "uncertainty"}]},
     },
     "features": {"kind": "bert", "technique": "feature-based"},
+    "sharded": {
+        "kind": "t5", "task": "summarization", "technique": "full", "shard": True, "batch_size": 3,
+        "training": {**STILL, "evaluate_every": 2, "keep_best": True, "length_buckets": False, "micro_batch_size": 1},
+    },
+    "sharded-lora": {"kind": "llama", "technique": "lora", "lora": {"dropout": 0.0}, "shard": True},
 }  # fmt: skip
-HALVED = {"kind": "bert", "technique": "full", "max_steps": 8, "training": {**STILL, "checkpoint_every": 2}}
+HALVED: dict[str, Any] = {
+    "kind": "bert",
+    "technique": "full",
+    "max_steps": 8,
+    "training": {**STILL, "checkpoint_every": 2},
+}
 """Broken off in step 6, and gone on with."""
+CUT: dict[str, Any] = {**HALVED, "training": {**HALVED["training"], "shard": True}}
+"""The same with parameters shared out, which one process alone warns of."""
 
 
-def go(models: Path, output: Path, *, kind: str, **settings: Any) -> Any:
-    """One run on a tiny model."""
+def go(models: Path, output: Path, *, kind: str, shard: bool = False, **settings: Any) -> Any:
+    """One run on a tiny model, its parameters shared out if there are several processes."""
     import tunesmith
+    from tunesmith import launch
     from tunesmith.testing import tiny_model
 
     task = settings.get("task", "text-classification")
     rows = {} if "stream" in settings else {"train": rows_for(task, 30), "eval": rows_for(task, 8)}
     usual = {"max_steps": 4, "batch_size": 8, "dtype": "float32", "learning_rate": 1e-3, "training": STILL}
-    return tunesmith.train(str(tiny_model(kind, models / kind)), **{**rows, **usual, **settings}, output=output)
+    given = {**rows, **usual, **settings}
+    if shard and launch.launched():
+        given["training"] = {**given["training"], "shard": True}
+    return tunesmith.train(str(tiny_model(kind, models / kind)), **given, output=output)
 
 
 @contextmanager
@@ -107,12 +123,14 @@ def main(models: Path, output: Path) -> None:
     for name, settings in CASES.items():
         result = go(models, output / name, **settings)
         met[name] = {"folder": str(result.folder), "after": result.result["metrics"]["after"]}
-    result = runs.resume(output / "by-one")
-    met["by-one"] = result["training"]["steps"]
+    for name in ("by-one", "by-one-cut"):
+        met[name] = runs.resume(output / name)["training"]["steps"]
     failures = {
         "by-two": (breaking(6), HALVED),
+        "by-two-cut": (breaking(6), CUT),
         "one-fails": (breaking(3, rank=1), HALVED),
         "strategy": (breaking(99), {"kind": "bert", "strategy": "ewc"}),
+        "technique": (breaking(99), {"kind": "bert", "technique": "prefix-tuning", "shard": True}),
     }
     for name, (how, settings) in failures.items():
         try:

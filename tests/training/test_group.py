@@ -49,8 +49,9 @@ def by_one(folder: Path, models: Path) -> Path:
     for name, settings in several.CASES.items():
         several.go(models, folder / "one" / name, **settings)
     several.go(models, folder / "one" / "halved", **several.HALVED)
-    with several.breaking(6), pytest.raises(RuntimeError, match="power cut"):
-        several.go(models, folder / "two" / "by-one", **several.HALVED)
+    for name, settings in (("by-one", several.HALVED), ("by-one-cut", several.CUT)):
+        with several.breaking(6), pytest.raises(RuntimeError, match="power cut"):
+            several.go(models, folder / "two" / name, **settings)
     return folder / "one"
 
 
@@ -120,13 +121,14 @@ def test_every_process_is_told_what_the_run_found(by_two: Path) -> None:
         assert first[name]["folder"] == str(by_two / name)
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_processes(by_one: Path, by_two: Path) -> None:
+@pytest.mark.parametrize("kind", ["", "-cut"])
+def test_a_checkpoint_goes_on_with_another_number_of_processes(kind: str, by_one: Path, by_two: Path) -> None:
     """1 -> 2 and 2 -> 1, broken off in step 6 of 8; fails if a checkpoint holds one process's share, or the others start from elsewhere."""
-    compared(by_one / "halved", by_two / "by-one")
+    compared(by_one / "halved", by_two / f"by-one{kind}")
     assert met(by_two, 0)["by-one"] == met(by_two, 1)["by-one"] == 8
-    assert [line["step"] for line in lines(by_two / "by-two")] == [1, 2, 3, 4, 5]
-    runs.resume(by_two / "by-two")
-    compared(by_one / "halved", by_two / "by-two")
+    assert [line["step"] for line in lines(by_two / f"by-two{kind}")] == [1, 2, 3, 4, 5]
+    runs.resume(by_two / f"by-two{kind}")
+    compared(by_one / "halved", by_two / f"by-two{kind}")
 
 
 def test_an_error_in_one_process_ends_all(by_two: Path) -> None:
@@ -138,6 +140,9 @@ def test_what_one_process_alone_can_do_is_refused(by_two: Path) -> None:
     assert met(by_two, 0)["strategy"].startswith("UserError: strategy ewc works in one process")
     assert met(by_two, 1)["strategy"].startswith("Parted: process 0 of the run stopped: strategy ewc")
     assert not (by_two / "strategy" / "config.yaml").exists()
+    assert met(by_two, 0)["technique"].startswith(
+        "UserError: training.shard: it is for the techniques full, lora, bitfit, and this is prefix-tuning"
+    )
 
 
 def test_memory_that_runs_out_in_one_process_makes_smaller_passes_in_all(
@@ -152,7 +157,7 @@ def test_one_voice(by_two: Path) -> None:
     said = (by_two / "stderr").read_text()
     for name in ("feature-based on ", "bitfit on ", "Resuming at step 4"):
         assert said.count(name) == 1, said
-    assert "in 2 processes" in said
+    assert said.count("(its blocks are shared out), in 2 processes") == 4
     assert met(by_two, 0)["environment"] == sorted(set(met(by_two, 0)["environment"])), (
         "the launcher's variables are put back"
     )

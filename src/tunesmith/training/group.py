@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import torch
 
 from tunesmith import launch
-from tunesmith.errors import TunesmithError, UserError
+from tunesmith.errors import MemoryShortage, TunesmithError, UserError
 from tunesmith.evaluation.shortage import is_shortage
 
 T = TypeVar("T")
@@ -64,7 +64,9 @@ class Over(BaseException):
 class Alone:
     """A group of one, which needs nobody."""
 
-    rank, size, shards = 0, 1, False
+    rank, size = 0, 1
+    shards = False
+    """Parameters are cut over the processes."""
 
     @property
     def first(self) -> bool:
@@ -86,6 +88,10 @@ class Alone:
         """For each flag, whether it is raised in one of them."""
         return list(flags)
 
+    def measured(self, measure: Callable[[], T]) -> T:
+        """What is measured (plain values): by process 0, or by all of them together where each has a part of the parameters."""
+        return measure() if self.shards else self.same(measure)
+
     def attempt(self, work: Callable[[], None]) -> None:
         """Do something in all of them, or run out of memory in all of them."""
         work()
@@ -104,18 +110,17 @@ class Group(Alone):
         place: of this one.
         device: what it computes on.
         store: where they leave names and values.
-        shards: parameters are spread over them.
     """
 
-    def __init__(self, place: launch.Launch, device: torch.device, store: Any, *, shards: bool = False) -> None:
+    def __init__(self, place: launch.Launch, device: torch.device, store: Any) -> None:
         import torch.distributed as dist
 
-        self.rank, self.size, self.shards = place.rank, place.size, shards
+        self.rank, self.size, self.shards = place.rank, place.size, place.shard
         self.device, self.store, self._turn = device, store, 0
         dist.init_process_group(
             "gloo", store=dist.PrefixStore("steps", store), rank=self.rank, world_size=self.size, timeout=STEP
         )
-        self._wire = dist.new_group(backend="nccl", timeout=STEP) if device.type == "cuda" else None
+        self.wire = dist.new_group(backend="nccl", timeout=STEP) if device.type == "cuda" else dist.group.WORLD
 
     # ---- one waits for another
 
@@ -194,7 +199,7 @@ class Group(Alone):
                 self._linger("left/0")
             return error
         cause = error
-        if _code(error) == 130:  # a launcher interrupts all when one of them is gone
+        if _code(error) == 130 or _cut_off(error):  # a launcher interrupts all when one of them is gone
             time.sleep(0.2)
             try:
                 self._heed()
@@ -255,8 +260,12 @@ class Group(Alone):
         try:
             work()
         except Exception as error:
-            if not is_shortage(error) or self.shards:  # in the middle of a sharded pass the others wait for this one
+            if not is_shortage(error):
                 raise
+            if self.shards:  # in the middle of a pass that the others cannot begin again
+                raise MemoryShortage(
+                    f"memory ran out ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); lower training.micro_batch_size or --max-length."
+                ) from error
             failed = error
         (short,) = self.any(failed is not None)
         if short:
@@ -267,9 +276,14 @@ class Group(Alone):
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             with self._talk() as dist:
-                dist.all_reduce(flat, group=self._wire)
+                dist.all_reduce(flat, group=self.wire)
             parts = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+
+def _cut_off(error: BaseException) -> bool:
+    """Whether a failure inside of a library is that another process is gone."""
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "peer"))
 
 
 def _code(error: BaseException) -> int:
@@ -332,12 +346,11 @@ def current() -> Alone:
 
 
 @contextmanager
-def joined(device: str, *, shards: bool = False) -> Iterator[Alone]:
+def joined(device: str) -> Iterator[Alone]:
     """Be in the group that a launcher started, if one did, for as long as a run lasts.
 
     Args:
         device: as it is configured.
-        shards: parameters are to be spread over the processes.
 
     Raises:
         UserError: the processes cannot work together on this machine.
@@ -352,7 +365,7 @@ def joined(device: str, *, shards: bool = False) -> Iterator[Alone]:
             yield current()
             return
         _times += 1
-        group = Group(place, _device(device, place), _store(place), shards=shards or place.shard)
+        group = Group(place, _device(device, place), _store(place))
         _joined = (os.getpid(), group)
         try:
             yield group

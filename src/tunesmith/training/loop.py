@@ -93,7 +93,7 @@ def fit(session: Session) -> Fit:
     saved = group.spread(checkpoint.newest(session.checkpoints) if group.first else None) if session.resume else None
     if saved is not None:
         masters.load_state_dict(saved["parameters"])
-        optimizer.load_state_dict(saved["optimizer"])
+        masters.load_optimizer_state(optimizer, saved["optimizer"])
         state, best = Fit(**saved["fit"]), saved["best"]
         if state.micro is not None:
             session.feed.limit(state.micro * group.size)
@@ -103,7 +103,7 @@ def fit(session: Session) -> Fit:
     def save() -> None:
         content = {
             "parameters": masters.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": masters.optimizer_state(optimizer),
             "strategy": session.strategy.state_dict(),
             "objective": session.objective.state_dict(),
             "weighting": session.weighting.state_dict(),
@@ -196,7 +196,8 @@ def fit(session: Session) -> Fit:
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator, watch)
-    still = [name for name, tensor in masters.tensors.items() if not _ever_moved(optimizer, tensor)]
+    moved = group.any(*(_ever_moved(optimizer, tensor) for tensor in masters.tensors.values()))
+    still = [name for name, there in zip(masters.tensors, moved, strict=True) if not there]
     watch.add({"event": "end", "step": state.steps, "still": still, "of": len(masters.tensors)})
     state.warnings = watch.warnings
     if options.keep_best and best is not None:

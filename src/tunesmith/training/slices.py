@@ -42,11 +42,14 @@ def share(each: Pass, number: int, group: Alone) -> Pass | None:
 
 def add_up(masters: Masters, group: Alone) -> None:
     """Gradients over all processes: what got one in any of them has it in all."""
-    if group.size == 1 or group.shards:  # of shards they were added up on the way back
+    if group.size == 1:
         return
-    anywhere = group.any(*(tensor.grad is not None for tensor in masters.tensors.values()))
+    whole = {
+        name: each for name, each in masters.tensors.items() if name not in masters.shards
+    }  # those were on the way back
+    anywhere = group.any(*(tensor.grad is not None for tensor in whole.values()))
     found = []
-    for (name, tensor), present in zip(masters.tensors.items(), anywhere, strict=True):
+    for (name, tensor), present in zip(whole.items(), anywhere, strict=True):
         if present:
             if tensor.grad is None:
                 masters.set_gradient(name, torch.zeros_like(tensor))
