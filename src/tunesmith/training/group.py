@@ -18,6 +18,7 @@ whether it is there; and whether one of the others has said why it stopped.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -120,7 +121,7 @@ class Group(Alone):
         dist.init_process_group(
             "gloo", store=dist.PrefixStore("steps", store), rank=self.rank, world_size=self.size, timeout=STEP
         )
-        self.wire = dist.new_group(backend="nccl", timeout=STEP) if device.type == "cuda" else dist.group.WORLD
+        self.wire: Any = dist.new_group(backend="nccl", timeout=STEP) if device.type == "cuda" else dist.group.WORLD
 
     # ---- one waits for another
 
@@ -184,10 +185,13 @@ class Group(Alone):
         self._hang_up()
 
     def _hang_up(self) -> None:
+        """Close the connections, so that whoever waits for this process hears that it is gone."""
         import torch.distributed as dist
 
+        self.wire = None
         if dist.is_initialized():
             dist.destroy_process_group()
+        gc.collect()
 
     def part(self, error: BaseException) -> BaseException:
         """What there is to say of an error that ends this process: the cause, if it lies in another one, which is told of it."""
