@@ -87,7 +87,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import decide, decided, resume_step
-    from tunesmith.training import dropout, fused_lora, group, shards
+    from tunesmith.training import dropout, fused_lora, group, memory, shards
     from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
@@ -140,15 +140,12 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
     cut = shards.Shards(heads.backbone, several) if several.shards else None
-    masters = (
-        shards.ShardedMasters(heads, several)
-        if cut
-        else Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
-    )
+    whole = technique.saves == "model"
+    masters = cut.masters(heads) if cut else Masters(heads, dtype, own, keep_frozen=whole)
     if "micro" in before:
         feed.limit(before["micro"] * several.size)
     if options.gradient_checkpointing is None and cut is None:
-        make_room(model, feed, learning)
+        memory.make_room(heads, feed, learning, model.device, halve=options.auto_micro_batch)
     feed.limit(several.same(lambda: feed.micro))
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
     steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
@@ -170,10 +167,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         wanted = before.get("cached_layers", options.cache_frozen_layers)
         stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
     before_fit()
-    decide(
-        checkpoints,
-        {**chosen, "micro": -(-feed.micro // several.size), "cached_layers": bool(getattr(feed, "lower", None))},
-    )
+    stored = bool(getattr(feed, "lower", None))
+    decide(checkpoints, {**chosen, "micro": -(-feed.micro // several.size), "cached_layers": stored})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
     def measure() -> dict[str, float]:
@@ -293,27 +288,6 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     if wanted:
         memory.recompute(heads)
     return [] if turn.strategy.trains_earlier_heads else heads.rest(part.head for part in turn.parts.values())
-
-
-def make_room(model: Model, feed: Any, learning: int) -> None:
-    """Recompute activations where they would not fit, and say so."""
-    from tunesmith.training import memory
-
-    missing = memory.shortage(feed, learning, model.device)
-    if not missing:
-        return
-    if memory.can_recompute(model.heads):
-        memory.recompute(model.heads)
-        say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
-        return
-    if not model.config.training.auto_micro_batch:
-        warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
-        return
-    while feed.micro > 1 and memory.shortage(feed, learning, model.device):
-        feed.limit(feed.micro // 2)
-    say(
-        f"{missing}: a forward pass has at most {feed.micro} rows; batch size and loss stay the same (training.auto_micro_batch=false)."
-    )
 
 
 def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:

@@ -23,7 +23,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -34,10 +34,9 @@ import torch
 from tunesmith import launch
 from tunesmith.errors import MemoryShortage, TunesmithError, UserError
 from tunesmith.evaluation.shortage import is_shortage
+from tunesmith.training.parcels import buckets, filled, plan
 
 T = TypeVar("T")
-BUCKET = 2**23
-"""Numbers that are added up at once: copies of them are all that it takes beside the gradients."""
 LOOK = (0.001, 0.05)
 """Seconds between two looks into the store, at first and at most."""
 HEAR = 20.0
@@ -241,12 +240,12 @@ class Group(Alone):
     def spread(self, state: Any) -> Any:
         """A state as process 0 has it: its plan first, then one tensor after the other."""
         tensors: list[torch.Tensor] = []
-        plan = [_plan(state, tensors) if self.first else None]
+        described = [plan(state, tensors) if self.first else None]
         with self._talk() as dist:
-            dist.broadcast_object_list(plan, src=0)
+            dist.broadcast_object_list(described, src=0)
             if not self.first:
                 tensors = []
-                state = _filled(plan[0], tensors)
+                state = filled(described[0], tensors)
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
         return state
@@ -277,7 +276,7 @@ class Group(Alone):
 
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
         """Each tensor becomes its sum over all of them; the sums are the same numbers everywhere."""
-        for bucket in _buckets(tensors):
+        for bucket in buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             with self._talk() as dist:
                 dist.all_reduce(flat, group=self.wire)
@@ -294,47 +293,6 @@ def _code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return int(error.exit_code) if isinstance(error, TunesmithError) else 1
-
-
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors of one dtype, a bucketful at a time (a larger one alone)."""
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        bucket: list[torch.Tensor] = []
-        for tensor in (each for each in tensors if each.dtype == dtype):
-            if bucket and sum(each.numel() for each in bucket) + tensor.numel() > BUCKET:
-                yield bucket
-                bucket = []
-            bucket.append(tensor)
-        if bucket:
-            yield bucket
-
-
-class _Place(tuple[torch.dtype, torch.Size]):
-    """Where a tensor comes: its dtype and shape."""
-
-
-def _plan(state: Any, tensors: list[torch.Tensor]) -> Any:
-    """The same with places for tensors, which are put aside in order."""
-    if isinstance(state, torch.Tensor):
-        tensors.append(state.detach().cpu().contiguous())
-        return _Place((state.dtype, state.shape))
-    if isinstance(state, Mapping):
-        return {name: _plan(value, tensors) for name, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(_plan(value, tensors) for value in state)
-    return state
-
-
-def _filled(plan: Any, tensors: list[torch.Tensor]) -> Any:
-    """The state of a plan, with empty tensors that are listed in order."""
-    if isinstance(plan, _Place):
-        tensors.append(torch.empty(plan[1], dtype=plan[0]))
-        return tensors[-1]
-    if isinstance(plan, dict):
-        return {name: _filled(value, tensors) for name, value in plan.items()}
-    if isinstance(plan, (list, tuple)):
-        return type(plan)(_filled(value, tensors) for value in plan)
-    return plan
 
 
 # ---- being in one

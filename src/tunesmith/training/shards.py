@@ -56,6 +56,7 @@ class Shards:
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import fully_shard
 
+        self.group = group
         mesh = DeviceMesh.from_group(group.wire, group.device.type)
         self._before: list[Any] = []
         for block in dict.fromkeys(backbone.layers):
@@ -65,6 +66,10 @@ class Shards:
             sharded: Any = fully_shard(block, mesh=mesh, reshard_after_forward=True)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
             sharded.set_gradient_divide_factor(1.0)  # the loss is divided by the units of all of them already
+
+    def masters(self, model: Any) -> ShardedMasters:
+        """What the optimiser of this process sees."""
+        return ShardedMasters(model, self.group)
 
     def undo(self) -> None:
         """Whole parameters in plain blocks again."""
@@ -108,9 +113,10 @@ class ShardedMasters(Masters):
         """The gradient norm over everything that learns, shards put together."""
         super().norm()
         cut = [name for name in self.norms if name in self.shards]
-        squares = torch.stack([self.norms[name].square() for name in cut])
-        self.group.add([squares])
-        self.norms |= dict(zip(cut, squares.sqrt().unbind(), strict=True))
+        if cut:
+            squares = torch.stack([self.norms[name].square() for name in cut])
+            self.group.add([squares])
+            self.norms |= dict(zip(cut, squares.sqrt().unbind(), strict=True))
         return torch.linalg.vector_norm(torch.stack(list(self.norms.values())))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
