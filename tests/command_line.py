@@ -46,3 +46,11 @@ def stay(payload: dict[str, Any]) -> dict[str, Any]:
     Path(payload["file"]).write_text(str(os.getpid()))
     time.sleep(60)
     return {}
+
+
+def beside(payload: dict[str, Any]) -> dict[str, Any]:
+    """For another process, which a launcher seems to have started: a command line, and what it gave back."""
+    os.environ.update(payload["place"])
+    os.chdir(payload["folder"])
+    Path(payload["file"]).write_text(str(os.getpid()))
+    return vars(call(*payload["args"]))

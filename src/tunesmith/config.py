@@ -76,6 +76,10 @@ class TrainingOptions(Options):
     )
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    shard: bool = Field(
+        False,
+        description="with several processes: each keeps a share of the blocks' parameters (FSDP2), not all of them",
+    )
     guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
     log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
 

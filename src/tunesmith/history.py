@@ -112,6 +112,8 @@ class History:
 
     def learn_next(self, *, resume: bool) -> None:
         """Learn the stage whose turn it is, and measure every stage with what was saved."""
+        from tunesmith.training.group import current
+
         number, stage = len(self.done), self.next
         assert stage is not None
         artifact = self.folder / "artifact" if number and self._own(number - 1) else self.begun_in
@@ -121,6 +123,11 @@ class History:
         parts = prepare(model, stage, self.parts)
         if number == 0:
             say_what_is_odd(self.config, parts, model.technique)
+        if not current().first:  # it takes part in the steps, and the run does the rest
+            turn = Turn(stage, number, len(self.stages), parts, {}, self.strategy, self.alone)
+            learn(model, turn, resume=resume)
+            self.done.append({})
+            return
         self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         # A head that was there could read the stage's rows before its turn, so that is known.
         scored = self.done[-1]["after"] if number and self._own(number - 1) else {}

@@ -6,7 +6,8 @@ them, `run_folder` says what a run leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from tunesmith import config as configuration
 from tunesmith import trust
 from tunesmith.cache.store import nothing_left
 from tunesmith.config import RunConfig
-from tunesmith.console import quiet_libraries
+from tunesmith.console import quiet_libraries, set_verbosity
 from tunesmith.errors import Interrupted, TunesmithError, UserError
 from tunesmith.history import History
 from tunesmith.run_folder import (
@@ -87,8 +88,8 @@ def train(
         overwrite: replace a finished run there.
         **settings: any setting of the command line (`technique="lora"`, `epochs=1`, `lora={"rank": 8}`).
     """
-    folder = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
-    with nothing_left(folder):
+    own = Path(output or default_output({**settings, "model": model if isinstance(model, str) else None}))
+    with _together(settings.get("device", "auto"), own) as (_, folder), nothing_left(folder):
         open_folder(folder, overwrite=overwrite, resume=False)  # before anything in it is replaced
         with claimed(folder):
             named = teacher if isinstance(teacher, (list, tuple)) else [] if teacher is None else [teacher]
@@ -104,7 +105,7 @@ def train(
                 **({"stream": materialise_stream(folder, settings["stream"])} if settings.get("stream") else {}),
             }
             resolved = configuration.build(RunConfig, {**raw, "output": str(folder)})
-            return RunResult(folder, execute(resolved, overwrite=overwrite))
+            return RunResult(own, execute(resolved, overwrite=overwrite))
 
 
 def default_output(settings: Mapping[str, Any]) -> str:
@@ -128,10 +129,70 @@ def execute(
     Raises:
         TunesmithError: what went wrong, in a sentence.
     """
-    folder = Path(config.output or default_output(config.model_dump()))
-    config.output = str(folder)
-    with nothing_left(folder):
-        return _execute(config, folder, overwrite=overwrite, resume=resume, inside=inside)
+    own = Path(config.output or default_output(config.model_dump()))
+    if inside:
+        config.output = str(own)
+        with nothing_left(own):
+            return _execute(config, own, overwrite=overwrite, resume=resume, inside=True)
+    with _together(config.device, own) as (group, folder):
+        config.output = str(folder)
+        group.shards = group.size > 1 and (group.shards or config.training.shard)
+        if not group.first:
+            return _follow(config, folder, resume=resume)
+        with nothing_left(folder):
+            result = _execute(config, folder, overwrite=overwrite, resume=resume, inside=False)
+        group.end(result)
+        return result
+
+
+@contextmanager
+def _together(device: str, folder: Path) -> Iterator[tuple[Any, Path]]:
+    """The processes of a run, if a launcher started several, and where this one writes."""
+    from tunesmith.training.group import folder_of, joined
+
+    with joined(device) as group, folder_of(group, folder) as place:
+        yield group, place
+
+
+def _refuse(config: RunConfig, history: History) -> None:
+    """What one process alone can do.
+
+    Raises:
+        UserError: several were started for it.
+    """
+    from tunesmith.training.group import current
+
+    if current().size == 1:
+        return
+    for name, given in (
+        ("objective", config.objective != "supervised"),
+        ("strategy", config.strategy not in ("none", "joint")),
+    ):
+        if given:
+            raise UserError(f"{name} {getattr(config, name)} works in one process; start this run without a launcher.")
+    if len(history.stages) > 1 or config.continue_from:
+        raise UserError(
+            "stages one after the other are learned in one process; start this run without a launcher, or learn them together with --strategy joint."
+        )
+
+
+def _follow(config: RunConfig, folder: Path, *, resume: bool) -> dict[str, Any]:
+    """Take part in the steps of a run that another process carries out; returns what it found there."""
+    from tunesmith.training.group import Over, current
+
+    quiet_libraries()
+    set_verbosity(-1)
+    config = config.model_copy(update={"doctor": False, "report_to": [], "retain": None})
+    try:
+        with trust.remote_code(config.trust_remote_code):
+            history = History.begin(config, folder, resume=resume)
+            while current().same(lambda: False):
+                history.learn_next(resume=resume)
+            del history  # and the model with it
+            while True:  # until the run is over
+                current().meet()
+    except Over as over:
+        return dict(over.result)
 
 
 def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, inside: bool) -> dict[str, Any]:
@@ -155,11 +216,13 @@ def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -
     quiet_libraries()
     from tunesmith.artifacts.verify import verify_run
     from tunesmith.evaluation import cost
+    from tunesmith.training.group import current
 
     history = History.begin(config, folder, resume=resume, carry_out=partial(execute, inside=True))
     if not inside:
         cost.forget_peak(history.device)
-    while history.next is not None:
+        _refuse(config, history)
+    while current().same(lambda: history.next is not None):
         history.learn_next(resume=resume)
     verification, found = verify_run(folder), history.outcome
     result = {

@@ -88,7 +88,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
     from tunesmith.run_folder import decide, decided, resume_step
-    from tunesmith.training import dropout, fused_lora
+    from tunesmith.training import dropout, fused_lora, group, memory, shards
     from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
@@ -97,7 +97,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.training.weighting import KINDS
 
     config, technique, heads, options = model.config, model.technique, model.heads, model.config.training
-    stage = turn.stage
+    stage, several = turn.stage, group.current()
+    several.meet()
     resting = attach(model, turn)
     known = turn.known if turn.number else _there_from_the_start(heads)
     if not turn.alone:  # what a strategy draws must not depend on what this process has drawn before
@@ -106,7 +107,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     objective = model.objective
     place = "" if turn.alone else f"{turn.number:02d}-{file_name(stage.name)}"
     checkpoints = model.folder / "checkpoints" / place if place else model.folder / "checkpoints"
-    before = decided(checkpoints) if resume else {}
+    before = several.same(lambda: decided(checkpoints) if resume else {})
     objective.prepare(ground_of(model, turn.parts, place))
     own = {**turn.strategy.modules(), **objective.modules()}
     learning, total = (n + sum(p.numel() for p in own.values()) for n in cost.parameters(heads))
@@ -114,6 +115,12 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     only = next(iter(turn.parts.values()))
     inside = objective.required_outputs()
     dtype, why = pick_dtype(before.get("dtype", config.dtype), model.device, total)
+    dtype = getattr(torch, several.same(lambda: str(dtype).removeprefix("torch.")))
+    if several.shards:
+        shards.refuse(config, technique, len(turn.parts))
+        dtype, why = torch.float32, "its blocks are shared out"
+    elif options.shard:
+        warn("training.shard=true has no effect in one process; start several, for example with torchrun.")
     chosen = {"dtype": str(dtype).removeprefix("torch.")}
     if (
         turn.alone
@@ -133,13 +140,16 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     usual_epochs = config.epochs or (new.EPOCHS if fresh else DEFAULT_EPOCHS)
     planned = turn.strategy.steps_by_task(lengths_of(model, turn), usual_epochs, config.batch_size)
     feed, packed = make_feed(model, turn, rows, stand_in, recorder, planned)
-    masters = Masters(heads, dtype, own, keep_frozen=technique.saves == "model")
+    cut = shards.Shards(heads.backbone, several) if several.shards else None
+    whole = technique.saves == "model"
+    masters = cut.masters(heads) if cut else Masters(heads, dtype, own, keep_frozen=whole)
     if masters.split:
         give_back()  # the exact weights that copies stand for now
     if "micro" in before:
-        feed.limit(before["micro"])
-    if options.gradient_checkpointing is None:
-        make_room(model, feed, learning)
+        feed.limit(before["micro"] * several.size)
+    if options.gradient_checkpointing is None and cut is None:
+        memory.make_room(heads, feed, learning, model.device, halve=options.auto_micro_batch)
+    feed.limit(several.same(lambda: feed.micro))
     steps = stage.max_steps or (None if stage.epochs else config.max_steps)
     steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
     if planned:
@@ -153,19 +163,23 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
     say(
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
-        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}."
+        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}"
+        f"{f', in {several.size} processes' if several.size > 1 else ''}."
     )
-    if stand_in is None and turn.alone:
+    if stand_in is None and turn.alone and cut is None:
         wanted = before.get("cached_layers", options.cache_frozen_layers)
         stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
     before_fit()
-    decide(checkpoints, {**chosen, "micro": feed.micro, "cached_layers": bool(getattr(feed, "lower", None))})
+    stored = bool(getattr(feed, "lower", None))
+    decide(checkpoints, {**chosen, "micro": -(-feed.micro // several.size), "cached_layers": stored})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
     def measure() -> dict[str, float]:
         if stand_in is not None:
             stand_in.remove()
-        found = {name: model.measure(part, measured_on, measured_on).metrics for name, part in turn.parts.items()}
+        found = several.measured(
+            lambda: {name: model.measure(part, measured_on, measured_on).metrics for name, part in turn.parts.items()}
+        )
         if stand_in is not None:
             stand_in.install()
         return together(found, turn.parts)
@@ -201,8 +215,12 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         if stand_in is not None:
             stand_in.remove()
     masters.finish()
+    if cut is not None:
+        cut.undo()
     for parameter in resting:
         parameter.requires_grad_(True)
+    if not several.first:
+        return {}
     for part in turn.parts.values():
         if part.task.chooses(part.roles.train):
             part.task.tune(model.measure(part, "validation", "validation").answers, part.roles.validation.table)
@@ -223,6 +241,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             "best_step": fitted.best_step,
             "stopped_early": fitted.stopped_early,
             "warnings": fitted.warnings,
+            **({"processes": several.size} if several.size > 1 else {}),
         },
         "objective": objective.notes(),
     }
@@ -237,8 +256,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         return (text_of(row, part.task) or "" for row in part.roles.train.table)
 
     read = {name: texts(part) for name, part in known_parts.items()}
-    several = len(known_parts) > 1
-    inference = TaskInference.of(read, heads.first.tokenizer, model.inference) if several else None
+    inference = TaskInference.of(read, heads.first.tokenizer, model.inference) if len(known_parts) > 1 else None
     artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return learned
 
@@ -273,27 +291,6 @@ def attach(model: Model, turn: Turn) -> list[Any]:
     if wanted:
         memory.recompute(heads)
     return [] if turn.strategy.trains_earlier_heads else heads.rest(part.head for part in turn.parts.values())
-
-
-def make_room(model: Model, feed: Any, learning: int) -> None:
-    """Recompute activations where they would not fit, and say so."""
-    from tunesmith.training import memory
-
-    missing = memory.shortage(feed, learning, model.device)
-    if not missing:
-        return
-    if memory.can_recompute(model.heads):
-        memory.recompute(model.heads)
-        say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
-        return
-    if not model.config.training.auto_micro_batch:
-        warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
-        return
-    while feed.micro > 1 and memory.shortage(feed, learning, model.device):
-        feed.limit(feed.micro // 2)
-    say(
-        f"{missing}: a forward pass has at most {feed.micro} rows; batch size and loss stay the same (training.auto_micro_batch=false)."
-    )
 
 
 def ground_of(model: Model, parts: Mapping[str, Part], stage: str) -> Any:
@@ -343,6 +340,7 @@ def make_feed(
     """
     from tunesmith.seeding import derive
     from tunesmith.training.feed import Feed, MixedFeed
+    from tunesmith.training.group import current
     from tunesmith.training.trials import lean_loss_works, packing_works
 
     config, options, stage = model.config, model.config.training, turn.stage
@@ -359,7 +357,7 @@ def make_feed(
         )  # fmt: skip
         lean = options.chunked_loss and lean_loss_works(part.task, network, used, model.pad_id, model.device)
         feeds[name] = Feed(
-            part.task, network, used, batch_size=size, micro_batch_size=options.micro_batch_size,
+            part.task, network, used, batch_size=size, micro_batch_size=(options.micro_batch_size or size) * current().size,
             seed=config.seed if turn.alone else derive(config.seed, "rows", stage.name, name), buckets=options.length_buckets,
             device=model.device, pad_id=model.pad_id, stand_in=stand_in, capacity=part.max_length if packed else None,
             labelled=lesson.labelled, recorder=recorder, lean=lean,

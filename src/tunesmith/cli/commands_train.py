@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import launch
 from tunesmith.cli import flags as f
+from tunesmith.errors import UserError
 
 TRAIN_HELP = """Train one model with one technique, measure it, and keep a verified artifact.
 
@@ -70,12 +72,16 @@ def train(
     from tunesmith.config import RunConfig
 
     resolved = configuration.build(RunConfig, f.layered(config, set_, given))
-    processes.open_nursery()
+    if not launch.follows():
+        processes.open_nursery()
     if find_learning_rate:
+        if launch.launched() is not None:
+            raise UserError("--find-learning-rate works in one process; start it without a launcher.")
         _find_learning_rate(resolved, json)
         return
     result = runs.execute(resolved, overwrite=overwrite)
-    _finish(result, resolved.output or "", json)
+    if not launch.follows():
+        _finish(result, resolved.output or "", json)
 
 
 def resume(
@@ -89,8 +95,11 @@ def resume(
     from tunesmith import processes
     from tunesmith import run as runs
 
-    processes.open_nursery()
-    _finish(runs.resume(run), run, json)
+    if not launch.follows():
+        processes.open_nursery()
+    result = runs.resume(run)
+    if not launch.follows():
+        _finish(result, run, json)
 
 
 def _find_learning_rate(config: Any, as_json: bool) -> None:

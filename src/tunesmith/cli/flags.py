@@ -9,6 +9,7 @@ import typer
 
 from tunesmith.console import set_verbosity
 from tunesmith.errors import UserError
+from tunesmith.launch import follows
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file with any of these settings; flags win.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="any setting, as a.b=value (lora.rank=8); repeatable")]
@@ -74,7 +75,7 @@ TrustRemoteCode = Annotated[
 
 def talk(verbose: int, quiet: bool) -> None:
     """Apply -v and -q."""
-    set_verbosity(-1 if quiet else verbose)
+    set_verbosity(-1 if quiet or follows() else verbose)
 
 
 def pairs(text: str | None) -> dict[str, str] | None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from tunesmith import __version__
-from tunesmith.errors import Interrupted, TunesmithError, interrupt
+from tunesmith import __version__, launch
+from tunesmith.errors import Interrupted, TunesmithError, UserError, interrupt
+
+SEVERAL = ("train", "resume")
+"""Commands that a launcher may start in several processes."""
+PATIENCE = 3.0
 
 
 class Group(TyperGroup):
@@ -84,6 +90,7 @@ def run(args: list[str] | None = None) -> int:
         register()
     command = typer.main.get_command(app)
     try:
+        _refuse_several(sys.argv[1:] if args is None else args)
         code = command.main(args=args, prog_name="tunesmith", standalone_mode=False)
     except TunesmithError as error:
         _say("interrupted" if error.exit_code == 130 else "error", str(error))
@@ -130,7 +137,22 @@ def _explain(error: Exception) -> int:
     return 1
 
 
+def _refuse_several(args: list[str]) -> None:
+    """Of all commands only a run is made by several processes; the others would all do the same work and write over each other."""
+    place = launch.launched()
+    name = next((arg for arg in args if not arg.startswith("-")), None)
+    if place is not None and place.size > 1 and name is not None and name not in SEVERAL:
+        raise UserError(
+            f"`tunesmith {name}` works in one process; start it without a launcher ({' and '.join(SEVERAL)} take several)."
+        )
+
+
 def _say(kind: str, message: str) -> None:
+    """For people; of several processes one speaks, and the others give it the time before a launcher ends them all."""
     from tunesmith.console import visible
 
+    if launch.follows():
+        with suppress(KeyboardInterrupt):
+            time.sleep(PATIENCE)
+        return
     print(f"{kind}: {visible(message)}", file=sys.stderr)

@@ -36,7 +36,7 @@ class Pass:
     asked for beside logits, once the pass has run.
     `part` groups the passes of a step whose loss has one mean (a task, a memory), and `weight` is that mean's factor. `loss` stands
     in for the objective, given this pass, where a strategy asks for something else; a sum over `units`. `lean`: logits over a vocabulary
-    may be made a chunk at a time (`Task.before_head`).
+    may be made a chunk at a time (`Task.before_head`). `idle`: it only keeps other processes company, and its loss counts for nothing.
     """
 
     task: Task
@@ -54,6 +54,7 @@ class Pass:
     weight: float = 1.0
     loss: Callable[[Pass], torch.Tensor] | None = None
     lean: bool = False
+    idle: bool = False
 
     @property
     def length(self) -> int:

@@ -24,6 +24,7 @@ from tunesmith.console import say, warn
 from tunesmith.errors import Interrupted, MemoryShortage, UserError
 from tunesmith.evaluation.cost import peak_memory
 from tunesmith.evaluation.shortage import is_shortage, let_go
+from tunesmith.seeding import derive
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
 from tunesmith.training.bar import bar
@@ -33,6 +34,7 @@ from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
+from tunesmith.training.slices import add_up, share
 from tunesmith.training.stopping import asked_pause, stop_requests
 
 RANGE_ENDS = 4.0
@@ -62,7 +64,7 @@ def fit(session: Session) -> Fit:
     """Train until the step budget is used up, early stopping says so, or someone interrupts."""
     from accelerate import Accelerator
 
-    options, masters, config = session.config.training, session.masters, session.config
+    options, masters, config, group = session.config.training, session.masters, session.config, session.group
     accelerator = Accelerator(
         cpu=session.device.type == "cpu", log_with=config.report_to or None, project_dir=str(session.folder)
     )
@@ -88,20 +90,20 @@ def fit(session: Session) -> Fit:
     units: list[float] = []  # of the steps that are still to be read
     lowest = math.inf
 
-    saved = checkpoint.newest(session.checkpoints) if session.resume else None
+    saved = group.spread(checkpoint.newest(session.checkpoints) if group.first else None) if session.resume else None
     if saved is not None:
         masters.load_state_dict(saved["parameters"])
-        optimizer.load_state_dict(saved["optimizer"])
+        masters.load_optimizer_state(optimizer, saved["optimizer"])
         state, best = Fit(**saved["fit"]), saved["best"]
         if state.micro is not None:
-            session.feed.limit(state.micro)
+            session.feed.limit(state.micro * group.size)
         watch.recall(session.log.kept)
         say(f"Resuming at step {state.steps} of {session.total_steps}.")
 
     def save() -> None:
         content = {
             "parameters": masters.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": masters.optimizer_state(optimizer),
             "strategy": session.strategy.state_dict(),
             "objective": session.objective.state_dict(),
             "weighting": session.weighting.state_dict(),
@@ -109,6 +111,8 @@ def fit(session: Session) -> Fit:
             "fit": dict(vars(state)),
             "best": best,
         }
+        if not group.first:
+            return
         session.log.sync()
         checkpoint.save(session.checkpoints, state.steps, content, options.keep_checkpoints)
 
@@ -134,7 +138,7 @@ def fit(session: Session) -> Fit:
             session.step = state.steps
             step = _train_step(session, step, optimizer, accelerator, readings, rate)
             state.steps += 1
-            state.micro = session.feed.micro
+            state.micro = -(-session.feed.micro // group.size)
             state.tokens += sum(p.tokens for p in step)
             units.append(sum(p.units for p in step))
             state.window[1] += units[-1]
@@ -148,7 +152,7 @@ def fit(session: Session) -> Fit:
                 and state.steps % options.checkpoint_every == 0
                 and state.steps < session.total_steps
             )
-            stops = stop.is_set() or pauses
+            (stops,) = group.any(stop.is_set() or pauses)
             if logs or measures or saves or stops:
                 for loss, count in zip(readings.fetch(), units, strict=True):
                     state.window[0] += loss * count
@@ -198,7 +202,8 @@ def fit(session: Session) -> Fit:
 
     if options.chooses and session.measure and (not session.evaluate_every or state.steps % session.evaluate_every):
         best = _evaluate(session, state, best, accelerator, watch)
-    still = [name for name, tensor in masters.tensors.items() if not _ever_moved(optimizer, tensor)]
+    moved = group.any(*(_ever_moved(optimizer, tensor) for tensor in masters.tensors.values()))
+    still = [name for name, there in zip(masters.tensors, moved, strict=True) if not there]
     watch.add({"event": "end", "step": state.steps, "still": still, "of": len(masters.tensors)})
     state.warnings = watch.warnings
     if options.keep_best and best is not None:
@@ -224,6 +229,8 @@ def _train_step(
 
     Returns the passes that it took: smaller ones than it was given where memory ran out.
     """
+    if session.group.size > 1:  # dropout of each process its own, and the same when the run is gone on with
+        torch.manual_seed(derive(session.config.seed, "dropout", session.stage, session.step, session.group.rank))
     drawn = checkpoint.torch_state()
     while True:
         passes = [*step, *session.strategy.extra_batches(session, step)]
@@ -252,14 +259,15 @@ def _smaller(session: Session, step: list[Pass], error: Exception) -> list[Pass]
     Raises:
         MemoryShortage: one row alone does not fit, or nothing may be changed.
     """
-    most = max(len(next(iter(each.batch.values()))) for each in step)
+    together = session.group.size
+    most = -(-max(len(next(iter(each.batch.values()))) for each in step) // together)
     first = str(error).strip().split("\n")[0]
     if most < 2 or not session.config.training.auto_micro_batch:
         raise MemoryShortage(
             f"memory ran out at step {session.step + 1} in a forward pass of {most} row{'s' if most > 1 else ''} of {step[0].length} tokens ({first}); "
             "lower --max-length, add --set training.gradient_checkpointing=true, or take a technique or model that needs less."
         ) from error
-    session.feed.limit(most // 2)
+    session.feed.limit(most // 2 * together)
     warn(
         f"memory ran out at step {session.step + 1}: from here on a forward pass has at most {most // 2} rows, and gradients are summed over more of "
         "them; batch size and loss stay the same (training.auto_micro_batch=false stops instead)."
@@ -269,20 +277,37 @@ def _smaller(session: Session, step: list[Pass], error: Exception) -> list[Pass]
 
 def _gradients(session: Session, step: list[Pass], accelerator: Any, readings: Readings) -> None:
     """Forward and backward passes of a step."""
-    masters, weighting = session.masters, session.weighting
-    for part, group in _by_part(step).items():
-        units = sum(p.units for p in group)
-        losses = []
-        for each in group:
-            each.arm()
-            # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
-            with attention_kernel(session.device):
-                loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
-                losses.append(readings.check(loss.detach(), each))
-                accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
-            masters.gather()
-        readings.part(losses, group, units, group[0].weight)
+    masters, weighting, group = session.masters, session.weighting, session.group
+    for part, passes in _by_part(step).items():
+        units = sum(p.units for p in passes)
+        losses = [torch.zeros((), device=session.device) for _ in passes]
+
+        def learn(part: str = part, passes: list[Pass] = passes, units: float = units, losses: Any = losses) -> None:
+            for number, whole in enumerate(passes):
+                each = share(whole, number, group)
+                if each is None:
+                    continue
+                each.arm()
+                # Around both passes: what is recomputed on the way back must run in the kernel that it ran in.
+                with attention_kernel(session.device):
+                    loss = each.loss(each) if each.loss is not None else session.objective.loss(each)
+                    if each.idle:
+                        loss = 0.0 * loss
+                    losses[number] = loss.detach().float() if group.size > 1 else readings.check(loss.detach(), each)
+                    accelerator.backward(loss / (units / (each.weight * weighting.factor(part))))
+                masters.gather()
+
+        group.attempt(learn)
+        if group.size > 1:
+            added = torch.stack(losses)
+            group.add([added])
+            losses = [readings.check(loss, each) for loss, each in zip(added.unbind(), passes, strict=True)]
+        if weighting.apart:
+            add_up(masters, group)
+        readings.part(losses, passes, units, passes[0].weight)
         weighting.after_part(part, readings.last, masters)
+    if not weighting.apart:
+        add_up(masters, group)
 
 
 def _update(session: Session, optimizer: torch.optim.Optimizer, readings: Readings) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunesmith.console import say, warn
 from tunesmith.tasks._base import Features
 from tunesmith.training.feed import Feed, MixedFeed
 
@@ -50,7 +51,7 @@ def saved_bytes(forward: Callable[[], Any], known: set[int]) -> int:
 def largest(feed: Feed) -> tuple[int, int]:
     """Rows and tokens a row of the largest forward pass of a feed."""
     longest = int(feed.lengths.max())
-    return int(min(feed.micro, len(feed.lengths))), longest
+    return int(min(feed.micro, feed.order.batch_size, len(feed.lengths))), longest
 
 
 def activations(feed: Feed) -> int | None:
@@ -162,3 +163,30 @@ def recomputing(model: Any) -> bool:
 def can_recompute(heads: Any) -> bool:
     """Whether all of them are able to."""
     return all(getattr(each.model, "supports_gradient_checkpointing", False) for each in heads.loaded.values())
+
+
+def make_room(heads: Any, feed: Any, learning: int, device: torch.device, *, halve: bool) -> None:
+    """Recompute activations where they would not fit, and say so.
+
+    Args:
+        heads: the models.
+        feed: of the run.
+        learning: parameters that learn.
+        device: where.
+        halve: rows of a forward pass may become fewer.
+    """
+    missing = shortage(feed, learning, device)
+    if not missing:
+        return
+    if can_recompute(heads):
+        recompute(heads)
+        say(f"{missing}: they are recomputed in the backward pass (training.gradient_checkpointing=false keeps them).")
+        return
+    if not halve:
+        warn(f"{missing}; a smaller training.micro_batch_size takes less and learns the same.")
+        return
+    while feed.micro > 1 and shortage(feed, learning, device):
+        feed.limit(feed.micro // 2)
+    say(
+        f"{missing}: a forward pass has at most {feed.micro} rows; batch size and loss stay the same (training.auto_micro_batch=false)."
+    )

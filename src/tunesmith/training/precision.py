@@ -82,6 +82,8 @@ class Masters:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.parameters |= {f"{OWN}{n}": p for n, p in own.items() if p.requires_grad}
         self.split = dtype != torch.float32
+        self.shards: dict[str, Any] = {}
+        """Parameters of which this process has a part (`shards`), by name."""
         self.norms: dict[str, torch.Tensor] = {}
         """Of the last step's gradients, by parameter."""
         self.exact: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
@@ -179,6 +181,14 @@ class Masters:
             for name, tensor in self.tensors.items():
                 tensor.copy_(state[name])
         self.scatter()
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The moments of everything that learns, for a checkpoint."""
+        return optimizer.state_dict()
+
+    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Restore them."""
+        optimizer.load_state_dict(state)
 
     def finish(self) -> None:
         """Put the exact values into the model's own parameters, in fp32."""

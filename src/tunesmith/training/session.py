@@ -25,6 +25,7 @@ from tunesmith.seeding import derive
 from tunesmith.tasks._base import Answer, Batch, Task
 from tunesmith.techniques._base import Technique
 from tunesmith.training.feed import Feed, MixedFeed, Pass
+from tunesmith.training.group import Alone, current
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.precision import Masters
 from tunesmith.training.weighting import Weighting
@@ -166,6 +167,8 @@ class Session:
     """A training run of its own: settings and a name in, the path of its artifact out."""
     open: Callable[[str], Any] | None = None
     """Opens an artifact for use (`artifacts.use.Artifact`)."""
+    group: Alone = field(default_factory=current)
+    """The processes that this run is learned by."""
     step: int = 0
     kept: tuple[int, int] = (0, 0)
     """The most that the strategy held in memory in this stage: numbers in tensors, bytes."""

@@ -23,7 +23,13 @@ NOISE_RATE = 1e-2
 
 
 class Weighting:
-    """The weights as they are given."""
+    """The weights as they are given.
+
+    Attributes:
+        apart: it looks at the gradient of each part, so processes add them up one by one.
+    """
+
+    apart = False
 
     def __init__(self, parts: Sequence[str], seed: int) -> None:
         self.parts, self.seed = list(parts), seed
@@ -85,6 +91,8 @@ class Uncertainty(Weighting):
 
 class PCGrad(Weighting):
     """Projects conflicting gradients; costs one more copy of the gradients for every part."""
+
+    apart = True
 
     def __init__(self, parts: Sequence[str], seed: int) -> None:
         super().__init__(parts, seed)
