@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import threading
-import time
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,50 +55,56 @@ def test_a_second_try_of_a_task_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(each["overwrite"], each["resume"]) for each in asked] == [(True, False), (True, False), (False, True)]
 
 
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+WORLD = """
+import json, os, sys, threading, time, traceback
+from pathlib import Path
+from ray.cluster_utils import Cluster
+import tunesmith
+
+model, folder, given = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+cluster.wait_for_nodes()
+
+def kill():
+    places = [folder / "runs" / "lora" / str(seed) for seed in (0, 1)]
+    while not any((place / "checkpoints").is_dir() and not (place / "result.json").is_file() for place in places):
+        time.sleep(0.05)
+    cluster.remove_node(workers[0], allow_graceful=False)
+    (folder / "killed").write_text("")
+
+threading.Thread(target=kill, daemon=True).start()
+try:
+    tunesmith.compare(model, ray=cluster.address, output=folder, **given)
+except BaseException:
+    traceback.print_exc()
+finally:  # ray's own way to end can wait for the node that died
+    for node in [*cluster.worker_nodes, cluster.head_node]:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    sys.stderr.flush()
+    os._exit(0)
+"""
+
+
+def test_a_node_that_dies_on_the_way(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="ray is not installed (pip install 'tunesmith[ray]')")
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    cluster.wait_for_nodes()
-    yield cluster, workers
-    import ray
-
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def test_a_node_that_dies_on_the_way(nodes: Any, models: Path, tmp_path: Path) -> None:
-    cluster, workers = nodes
-    model = str(tiny_model("bert", models / "bert"))
-    killed = []
-
-    def kill() -> None:
-        """The first node on which a run has written a checkpoint."""
-        places = [tmp_path / "c" / "runs" / name / str(seed) for name in ("lora",) for seed in (0, 1)]
-        while not any((place / "checkpoints").is_dir() and not (place / "result.json").is_file() for place in places):
-            time.sleep(0.05)
-        cluster.remove_node(workers[0], allow_graceful=False)
-        killed.append(time.time())
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    done = tunesmith.compare(model, ray=cluster.address, output=tmp_path / "c", **GIVEN)
-    killer.join(10)
-    assert killed
-    assert {run["status"] for run in done.results["runs"]} == {"finished"}
-    assert done.results["protocol"]["ray"]["nodes"] == 2
-    assert "Ray cluster" in done.report.read_text(encoding="utf-8")
+    model, folder = str(tiny_model("bert", models / "bert")), tmp_path / "c"
+    command = [sys.executable, "-c", WORLD, model, str(folder), json.dumps(GIVEN)]
+    done = subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=600, check=False
+    )
+    assert (folder / "killed").is_file(), done.stderr[-3000:]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert {run["status"] for run in results["runs"]} == {"finished"}
+    assert results["protocol"]["ray"]["nodes"] == 2
+    assert "Ray cluster" in (folder / "report.html").read_text(encoding="utf-8")
     here = tunesmith.compare(model, output=tmp_path / "here", **GIVEN)
-    ours = {(run["technique"], run["seed"]): run["metrics"] for run in done.results["runs"]}
+    ours = {(run["technique"], run["seed"]): run["metrics"] for run in results["runs"]}
     for run in here.results["runs"]:
         assert ours[(run["technique"], run["seed"])] == run["metrics"]  # whichever node, and however often
-    again = tunesmith.compare(model, output=tmp_path / "c", **GIVEN)  # and what is there counts here, too
-    assert [run["metrics"] for run in again.results["runs"]] == [run["metrics"] for run in done.results["runs"]]
+    again = tunesmith.compare(model, output=folder, **GIVEN)  # and what is there counts here, too
+    assert [run["metrics"] for run in again.results["runs"]] == [run["metrics"] for run in results["runs"]]
 
 
 def test_no_cluster_is_a_sentence(models: Path, tmp_path: Path) -> None:
