@@ -73,6 +73,7 @@ class TrainingOptions(Options):
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    plan: bool = Field(True, description="say before the first step what the run will take: memory and time")
     guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
     log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
 
