@@ -195,7 +195,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     if recorder is not None:
         recorder.install()
     try:
-        facts = Known(learning, total, spent, stored_bytes(feed), left_out)
+        facts = Known(learning, total, spent, stored_bytes(feed), model.loaded, left_out)
         predicted = before.get("plan") or foretell(session, facts, only_plan=turn.only_plan)
         decide(checkpoints, {**chosen, "plan": predicted})
         fitted = fit(session)

@@ -164,6 +164,7 @@ def room(
     rows: int,
     most: int,
     stored: int,
+    loaded: int,
     file_bytes: int,
     *,
     now: int,
@@ -181,6 +182,7 @@ def room(
         rows: of the largest pass.
         most: rows that there are at all.
         stored: bytes of stored features that will be read.
+        loaded: bytes that the process held when the model had been loaded.
         file_bytes: of the weights as they are opened again to be measured.
         now: bytes that the process holds.
         peak: the most that it has held since the run began.
@@ -210,7 +212,7 @@ def room(
         state = A_MOMENT * (4 if masters.split else 3)  # bytes a number that are let go when training is over
         large = sum(state * t.numel() for t in learned if A_MOMENT * t.numel() >= RETURNED)
         small = state * numbers - large
-        again = step - large + file_bytes + max(0, peak - now + weights + copies - file_bytes - small)
+        again = step - large + file_bytes + max(0, peak - loaded - small)
     parts["evaluation"] = max(0, max(peak, again) - step)
     available = memory.available(device) + now
     free = available / SPARE - (sum(parts.values()) - rows * found.row)

@@ -21,6 +21,7 @@ from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
 from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
+from tunesmith.compare.report.predicted import HEADS, predicted
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
 from tunesmith.compare.statistics import higher_is_better, is_number, mean_of, primary_metric, sort_rows
@@ -127,6 +128,7 @@ def _details(
         "metrics": _metric_table(results, rows),
         "runs": [_run_view(run, primary, scale) for run in runs],
         "noticed": noticed(runs),
+        "predicted": {"heads": HEADS, "rows": predicted(runs)},
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
         "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],
