@@ -555,6 +555,29 @@ def programs() -> Iterator[str]:
     )
 
 
+def planned() -> Iterator[str]:
+    """Predictions beside measurements."""
+    if not (RESULTS / "plan_vs_measured.json").is_file():
+        return
+    found = read("plan_vs_measured.json")
+    yield "## The plan against the measurement\n"
+    yield f"{found['what']} `{found['command']}`\n"
+    yield "| what | runs | median error | worst error |"
+    yield "|---|---|---|---|"
+    for name, each in found["summary"].items():
+        yield f"| {name} | {each['runs']} | {100 * each['median']:.1f} % | {100 * each['worst']:.1f} % |"
+    yield ""
+    yield "| model | task | technique | batch | memory predicted, MiB | measured | error | time predicted, s | measured | error |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for run in found["runs"]:
+        memory, seconds = run["memory"], run["seconds"]
+        yield (
+            f"| {run['model']} | {run['task']} | {run['technique']} | {run['batch_size']} | {memory['predicted'] / 2**20:,.0f} | {memory['measured'] / 2**20:,.0f} "
+            f"| {100 * memory['error']:+.1f} % | {number(seconds['predicted'])} | {number(seconds['measured'])} | {100 * seconds['error']:+.1f} % |"
+        )
+    yield ""
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -581,6 +604,7 @@ def page() -> str:
                 *made_up(),
                 *taught(),
                 *texts_taught(),
+                *planned(),
                 *speed(),
                 *where_time_goes(),
                 *growth(),

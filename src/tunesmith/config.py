@@ -80,6 +80,7 @@ class TrainingOptions(Options):
         False,
         description="with several processes: each keeps a share of the blocks' parameters (FSDP2), not all of them",
     )
+    plan: bool = Field(True, description="say before the first step what the run will take: memory and time")
     guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
     log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
 

@@ -43,11 +43,13 @@ def key_of(model: Model, part: Part, sha256: str) -> dict[str, Any]:
     }
 
 
-def features_of(model: Model, part: Part, lesson: Lesson, dtype: Any) -> tuple[Any, Any, float]:
+def features_of(
+    model: Model, part: Part, lesson: Lesson, dtype: Any, *, only_plan: bool = False
+) -> tuple[Any, Any, float]:
     """What the frozen backbone makes of the training rows, the stand-in that serves it, and the seconds it took once.
 
     The seconds count as training time even when the features were cached by an earlier run: without them this
-    technique would seem to cost nothing. The backbone runs in `dtype`.
+    technique would seem to cost nothing. The backbone runs in `dtype`; for a plan, on a few of the rows.
     """
     from tunesmith.training import features
 
@@ -59,7 +61,7 @@ def features_of(model: Model, part: Part, lesson: Lesson, dtype: Any) -> tuple[A
     }
     return features.compute(
         loaded.backbone, part.task, lesson.features, key, model.config.eval_batch_size, model.device, model.pad_id,
-        model.technique.reader, dtype,
+        model.technique.reader, dtype, only_plan=only_plan,
     )  # fmt: skip
 
 

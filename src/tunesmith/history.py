@@ -49,6 +49,7 @@ class History:
         measured: the model as it was opened to be measured: the next stage starts from it.
         carry_out: runs a configuration, for strategies that train a model beside.
         yardstick: what must not be forgotten, as it was before this run.
+        only_plan: take no step: what the first stage would cost is all that is asked for.
     """
 
     config: RunConfig
@@ -64,6 +65,7 @@ class History:
     measured: Model | None = None
     carry_out: Callable[..., Any] | None = None
     yardstick: Any = None
+    only_plan: bool = False
 
     @classmethod
     def begin(
@@ -128,13 +130,12 @@ class History:
             learn(model, turn, resume=resume)
             self.done.append({})
             return
-        self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
+        if not self.only_plan:
+            self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         # A head that was there could read the stage's rows before its turn, so that is known.
         scored = self.done[-1]["after"] if number and self._own(number - 1) else {}
-        before = {
-            name: scored.get(name) or model.measure(part, "eval", "before").metrics for name, part in parts.items()
-        }
-        later = {} if self.alone or number else self._later(model, number)
+        before = {name: scored.get(name) or self._before(model, part) for name, part in parts.items()}
+        later = {} if self.alone or number or self.only_plan else self._later(model, number)
         untouched = {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
 
         def start() -> None:
@@ -160,7 +161,7 @@ class History:
 
         turn = Turn(
             stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
-            self._nested, known,
+            self._nested, known, self.only_plan,
         )  # fmt: skip
         learn(model, turn, resume=resume, before_fit=start)
         self.parts |= parts
@@ -168,6 +169,22 @@ class History:
         give_back()
         self._measure(entry, number)
         self.done.append(entry)
+
+    def _before(self, model: Model, part: Part) -> dict[str, float]:
+        """What the model says of a task before it learns it; for a plan, that it can read the longest rows."""
+        if not self.only_plan:
+            return dict(model.measure(part, "eval", "before").metrics)
+        from tunesmith.evaluation.evaluate import try_longest
+
+        try_longest(
+            model.heads[part.head].model,
+            part.task,
+            part.encoded["eval"],
+            self.config.eval_batch_size,
+            model.device,
+            model.pad_id,
+        )
+        return {}
 
     def _open(self, artifact: Path | None) -> Model:
         model = reopen(self.config, self.folder, artifact) if artifact else open_model(self.config, self.folder)
@@ -363,7 +380,7 @@ class History:
         (name,) = (spec.name for spec in stage.tasks)
         return {
             "stage": stage.name, "before": {name: result["metrics"]["before"]}, "untouched": {}, "cost": result["cost"],
-            "training": result["training"], "after": {name: result["metrics"]["after"]}, "measured_on": "eval",
+            "training": result["training"], "plan": result.get("plan"), "after": {name: result["metrics"]["after"]}, "measured_on": "eval",
         }  # fmt: skip
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.config import RunConfig
 from tunesmith.metrics.transfer import transfer
+from tunesmith.plan.prediction import several
 from tunesmith.preparation import Part
 from tunesmith.stage import MEAN, score, together
 from tunesmith.stream import Stage
@@ -81,6 +82,17 @@ class Outcome:
             "train_seconds": seconds,
             "tokens_per_second": tokens / max(seconds, 1e-9),
         }
+
+    def plan(self) -> dict[str, Any] | None:
+        """What was predicted of all stages of this run; None where one was not."""
+        plans = [entry.get("plan") for entry in self.own]
+        made = [plan for plan in plans if plan is not None]
+        return several(made) if made and len(made) == len(plans) else None
+
+    def predicted(self) -> dict[str, Any]:
+        """The entries of `cost` that say so."""
+        plan = self.plan() or {}
+        return {f"predicted_{name}": plan.get(name) for name in ("memory_bytes", "seconds")}
 
     def training(self) -> dict[str, Any]:
         """Of the last stage; steps and tokens of all."""

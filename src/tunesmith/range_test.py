@@ -116,7 +116,7 @@ def find(config: RunConfig) -> tuple[Found, Path]:
     default = usual_rate(config, create(config.technique, options))
     changes: dict[str, Any] = {
         "schedule": "range", "warmup": 0.0, "log_every": 1, "checkpoint_every": None, "evaluate_every": None, "evaluations": None,
-        "keep_best": False, "early_stopping": None, "guards": False,
+        "keep_best": False, "early_stopping": None, "guards": False, "plan": False,
     }  # fmt: skip
     training = config.training.model_copy(update=changes)
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:

@@ -198,7 +198,8 @@ def resume_step(checkpoints: Path) -> int:
 
 def config_sha256(config: RunConfig) -> str:
     """Hash of everything in a configuration that its result depends on."""
-    return key_of(**resolved(config).model_dump(mode="json", exclude={"output", "report_to", "doctor"}))
+    beside: Any = {"output": True, "report_to": True, "doctor": True, "training": {"plan"}}
+    return key_of(**resolved(config).model_dump(mode="json", exclude=beside))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

@@ -36,6 +36,7 @@ class Turn:
         snapshot: opens the model as the stage before left it.
         nested: carries out a run of its own, for strategies that train a model beside.
         known: what learns and was there before the stage, with its shape.
+        only_plan: stop (`plan.prediction.Planned`) where the first step would be taken.
         keep: called with the session and what was learned before the artifact is written: what the next stage must know is on disk first.
     """
 
@@ -50,6 +51,7 @@ class Turn:
     keep: Callable[[Any, Mapping[str, Any]], None] = lambda session, learned: None
     nested: Callable[[Mapping[str, Any], str], str] | None = None
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    only_plan: bool = False
 
     @property
     def title(self) -> str:
@@ -87,6 +89,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.evaluation.shortage import give_back
     from tunesmith.models import new
     from tunesmith.models.recorder import Recorder
+    from tunesmith.plan.forecast import Known, foretell, lower_layers_unknown, stored_bytes
     from tunesmith.run_folder import decide, decided, resume_step
     from tunesmith.training import dropout, fused_lora, group, memory, shards
     from tunesmith.training.diverged import Diverged, with_rows
@@ -121,7 +124,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         dtype, why = torch.float32, "its blocks are shared out"
     elif options.shard:
         warn("training.shard=true has no effect in one process; start several, for example with torchrun.")
-    chosen = {"dtype": str(dtype).removeprefix("torch.")}
+    chosen: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     if (
         turn.alone
         and technique.cache_boundary == "base"
@@ -129,7 +132,9 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         and not only.task.redraws
         and not inside
     ):
-        rows, stand_in, spent = frozen.features_of(model, only, lesson_of(objective, only), dtype)
+        rows, stand_in, spent = frozen.features_of(
+            model, only, lesson_of(objective, only), dtype, only_plan=turn.only_plan
+        )
         dtype, why = torch.float32, ""  # where nothing below the head runs, half precision has nothing to speed up
     for loaded in heads.loaded.values():
         dropout.install(loaded.model)
@@ -167,11 +172,12 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         f"{f', in {several.size} processes' if several.size > 1 else ''}."
     )
     if stand_in is None and turn.alone and cut is None:
-        wanted = before.get("cached_layers", options.cache_frozen_layers)
+        wanted = before.get("cached_layers", False if turn.only_plan else options.cache_frozen_layers)
         stand_in, spent = frozen.lower_layers(model, only, lesson_of(objective, only), feed, dtype, steps, wanted)
+    left_out = lower_layers_unknown(technique, options) if turn.only_plan and turn.alone else {}
     before_fit()
-    stored = bool(getattr(feed, "lower", None))
-    decide(checkpoints, {**chosen, "micro": -(-feed.micro // several.size), "cached_layers": stored})
+    chosen |= {"micro": -(-feed.micro // several.size), "cached_layers": bool(getattr(feed, "lower", None))}
+    decide(checkpoints, {**chosen, "plan": before.get("plan")})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
 
     def measure() -> dict[str, float]:
@@ -205,6 +211,11 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     if recorder is not None:
         recorder.install()
     try:
+        facts = Known(learning, total, spent, stored_bytes(feed), model.loaded, left_out)
+        predicted = before.get("plan")
+        if predicted is None and several.size == 1:  # what others take and spare is not known here
+            predicted = foretell(session, facts, only_plan=turn.only_plan)
+        decide(checkpoints, {**chosen, "plan": predicted})
         fitted = fit(session)
     except Diverged as error:
         raise with_rows(error, session) from error
@@ -244,6 +255,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
             **({"processes": several.size} if several.size > 1 else {}),
         },
         "objective": objective.notes(),
+        "plan": predicted,
     }
     turn.keep(session, learned)
     known_parts = {**turn.earlier, **turn.parts}

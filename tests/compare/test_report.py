@@ -101,6 +101,8 @@ def test_rows_are_in_order(page: str) -> None:
 
 def test_every_metric_and_every_run_have_their_cells(page: str) -> None:
     tables = re.findall(r'<table class="plain">(.*?)</table>', page, re.DOTALL)
+    said, *tables = tables  # what was predicted stands before them
+    assert "memory predicted" in said and re.search(r"<td>[+-]\d+ %</td>", said)
     assert len(tables) == 2
     for table in tables:
         columns = table.count('<th scope="col"')

@@ -40,7 +40,7 @@ def test_short_rows_tell_what_the_largest_batch_keeps(
     def look(feed: Any, *others: Any) -> str:
         rows, _ = memory.largest(feed)
         longest = np.argsort(-feed.lengths, kind="stable")[:rows]
-        one = feed._pass(np.repeat(longest[:1], rows), np.random.default_rng(0))  # a batch of the longest row
+        one = feed.make(np.repeat(longest[:1], rows), np.random.default_rng(0))  # a batch of the longest row
         known = {p.untyped_storage().data_ptr() for p in (*feed.model.parameters(), *feed.model.buffers())}
         feed.model.train()
         counted = memory.saved_bytes(lambda: feed.task.loss(feed.task.forward(feed.model, one.batch), one.batch), known)

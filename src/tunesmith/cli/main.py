@@ -64,11 +64,13 @@ def register() -> None:
         commands_chat,
         commands_doctor,
         commands_look,
+        commands_plan,
         commands_serve,
         commands_train,
     )
 
     commands_train.add(app)
+    commands_plan.add(app)
     commands_doctor.add(app)
     commands_artifact.add(app)
     commands_chat.add(app)

@@ -52,6 +52,15 @@ def forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to the present resident set
 
 
+def resident(device: torch.device) -> int:
+    """What this process holds right now in bytes: resident (CPU) or allocated (CUDA)."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def parameters(model: Any) -> tuple[int, int]:
     """(learning, all) parameters; a shared tensor counts once, a quantised weight as the one that it stands for."""
     unique = {id(p): p for p in model.parameters()}.values()

@@ -116,6 +116,26 @@ def tokens_at_a_time(model: Any, task: Task, encoded: RaggedRows) -> int:
     return max(1, min(most, int(most * LOGITS_A_TOKEN / (vocabulary * supervised))))
 
 
+def try_longest(
+    model: Any, task: Task, encoded: RaggedRows, batch_size: int, device: torch.device, pad_id: int
+) -> None:
+    """Read the first batch of `evaluate` alone, that of the longest rows: it takes as much memory as any."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        _answers(
+            model,
+            task,
+            encoded,
+            by_length(encoded.lengths, batch_size, tokens_at_a_time(model, task, encoded))[0],
+            device,
+            pad_id,
+            True,
+            False,
+        )
+    model.train(training)
+
+
 def _answers(
     model: Any,
     task: Any,

@@ -134,13 +134,17 @@ class Feed:
     def cut(self, indices: np.ndarray[Any, Any], step: int) -> list[Pass]:
         """The forward passes of some rows (or packed sequences) in a step."""
         rng = np.random.default_rng(derive(self.seed, "collate", step))
+        return [self.make(group, rng) for group in self.layout(indices)]
+
+    def layout(self, indices: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Which rows (or packed sequences) of a step share a forward pass."""
         found = []
         for group in self._groups(indices):
             if self.order.buckets:
                 cut = passes(self.lengths[group], OVERHEAD.get(self.device.type, 0), self.micro)
             else:
                 cut = [np.arange(i, min(i + self.micro, len(group))) for i in range(0, len(group), self.micro)]
-            found += [self._pass(group[places], rng) for places in cut]
+            found += [group[places] for places in cut]
         return found
 
     def _groups(self, indices: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
@@ -150,7 +154,8 @@ class Feed:
         known = np.asarray([self._has_labels(int(i)) for i in indices], bool)
         return [group for group in (indices[known], indices[~known]) if len(group)]
 
-    def _pass(self, indices: np.ndarray[Any, Any], rng: np.random.Generator) -> Pass:
+    def make(self, indices: np.ndarray[Any, Any], rng: np.random.Generator) -> Pass:
+        """One forward pass over some rows (or packed sequences)."""
         places = indices if self.bins is None else np.concatenate([self.bins[int(place)] for place in indices])
         if self.bins is None:
             features = [self.rows[int(i)] for i in indices]
@@ -228,16 +233,22 @@ class MixedFeed:
 
     def steps(self, first: int, total: int) -> Iterator[list[Pass]]:
         """Passes of the optimiser steps `first` to `total` (exclusive)."""
-        orders: list[Iterator[np.ndarray[Any, Any]]] = []
-        for step, (before, now) in enumerate(self.counts(first, total), first):
-            if not orders:
-                orders = [f.order.steps(int(b), 1 << 62) for f, b in zip(self.feeds.values(), before, strict=True)]
+        for step, drawn in enumerate(self.drawn(first, total), first):
             found: list[Pass] = []
-            for (name, feed), order, count in zip(self.feeds.items(), orders, now.tolist(), strict=True):
-                if not count:
-                    continue
-                indices = np.concatenate([next(order) for _ in range(count)])
-                for each in feed.cut(indices, step):
+            for name, (indices, count) in drawn.items():
+                for each in self.feeds[name].cut(indices, step):
                     each.part, each.weight = name, self.weights[name] * count / self.slots
                     found.append(each)
             yield found
+
+    def drawn(self, first: int, total: int) -> Iterator[dict[str, tuple[np.ndarray[Any, Any], int]]]:
+        """By task, the rows of each step and how many slots they fill."""
+        orders: list[Iterator[np.ndarray[Any, Any]]] = []
+        for before, now in self.counts(first, total):
+            if not orders:
+                orders = [f.order.steps(int(b), 1 << 62) for f, b in zip(self.feeds.values(), before, strict=True)]
+            yield {
+                name: (np.concatenate([next(order) for _ in range(count)]), count)
+                for name, order, count in zip(self.feeds, orders, now.tolist(), strict=True)
+                if count
+            }

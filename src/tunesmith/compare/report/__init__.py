@@ -21,6 +21,7 @@ from tunesmith.compare.models import labelled
 from tunesmith.compare.report.answer import answer
 from tunesmith.compare.report.facts import machine_facts, noticed, protocol_facts, self_test_facts, title
 from tunesmith.compare.report.figures import Figure, Look, curves, looks, trade_off
+from tunesmith.compare.report.predicted import HEADS, predicted
 from tunesmith.compare.report.searched import search_table
 from tunesmith.compare.report.stream_answer import stream_answer
 from tunesmith.compare.report.stream_page import stream_context
@@ -132,6 +133,7 @@ def _details(
         "examples": results.get("examples") or [],
         "searched": search_table(results),
         "self_tests": self_test_facts(protocol),
+        "predicted": {"heads": HEADS, "rows": predicted(runs)},
         "protocol": protocol_facts(protocol),
         "machine": machine_facts(protocol),
         "rates": [(row["technique"], human.rate(row["learning_rate"])) for row in rows if row["learning_rate"]],

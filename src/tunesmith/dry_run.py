@@ -1,0 +1,124 @@
+"""A run up to its first step, for what it would take: the same preparation as `run`, in a folder that is gone afterwards.
+
+    tunesmith.plan("asset:minilm", train="reviews.csv", techniques=["lora", "full"])
+
+Nothing is learned and nothing is kept but what every run would keep in the cache (encoded rows, what a teacher says of them). Each technique is prepared in
+a process of its own, so that the memory that is predicted is that of its own run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith import config as configuration
+from tunesmith import processes, registry, trust
+from tunesmith.config import RunConfig, is_new
+from tunesmith.console import quiet_libraries, say, verbosity
+from tunesmith.errors import TunesmithError, UserError
+from tunesmith.history import History
+from tunesmith.plan.prediction import Planned, Prediction
+from tunesmith.run_folder import materialise
+
+
+def predict(config: RunConfig) -> Prediction:
+    """What one run would take: the first stage of it, where it has several.
+
+    Raises:
+        TunesmithError: the run would be refused.
+    """
+    quiet_libraries()
+    from tunesmith.evaluation import cost
+
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        place = Path(folder) / "run"
+        place.mkdir()
+        trial = config.model_copy(update={"output": str(place), "retain": None, "report_to": []})
+        with trust.remote_code(config.trust_remote_code):
+            history = History.begin(trial, place, resume=False)
+            history.only_plan = True
+            cost.forget_peak(history.device)
+            try:
+                history.learn_next(resume=False)
+            except Planned as planned:
+                return planned.prediction
+    raise AssertionError("a dry run came to its end")
+
+
+def predict_payload(payload: dict[str, Any]) -> dict[str, Any]:
+    """`predict` for another process: {"config": YAML text, "verbosity"}."""
+    import yaml
+
+    from tunesmith.console import set_verbosity
+
+    set_verbosity(int(payload["verbosity"]), nested=True)
+    return predict(configuration.build(RunConfig, yaml.safe_load(payload["config"]))).as_json()
+
+
+def techniques_of(config: RunConfig, named: Sequence[str]) -> list[str]:
+    """Those that were named; else every one that needs no further word."""
+    if named:
+        return list(named)
+    if is_new(config.model):
+        return ["full"]
+    names = [name for name in registry.names("technique") if name != "peft"]
+    return [name for name in names if registry.load("technique", name).variant_of is None]
+
+
+def predict_all(config: RunConfig, techniques: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One entry a technique, in order: its prediction, or why it would be refused (`status`, `reason`)."""
+    processes.open_nursery()
+    found = []
+    for name in techniques_of(config, techniques):
+        own = config.model_copy(update={"technique": name}, deep=True)
+        resolved = registry.resolve("technique", name).name
+        kinds = set(registry.names("technique")) - {resolved}
+        own.options = {key: value for key, value in own.options.items() if key not in kinds}
+        say(f"{name} ...")
+        try:
+            payload = {"config": configuration.dump(own), "verbosity": verbosity()}
+            answer = processes.call("tunesmith.dry_run:predict_payload", payload)
+            found.append({"status": "planned", "reason": None, **answer, "technique": name})
+        except TunesmithError as error:
+            if error.exit_code == 130:
+                raise
+            kind = getattr(error, "kind", "") or type(error).__name__
+            status = "refused" if kind == "TechniqueError" else "failed"
+            found.append({"status": status, "reason": str(error), "technique": name})
+    if len(found) == 1 and found[0]["status"] == "failed":
+        raise UserError(str(found[0]["reason"]))
+    return found
+
+
+def plan(
+    model: Any = None,
+    *,
+    tokenizer: Any = None,
+    train: Any = None,
+    validation: Any = None,
+    eval: Any = None,
+    techniques: Sequence[str] = (),
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Predict what training would take, for each technique, without a step.
+
+    Args:
+        model: folder, GGUF file, hub id, `asset:NAME`, or a transformers model object.
+        tokenizer: needed with a model object.
+        train: a file, hub id or asset, or a list of dicts, a DataFrame, a `datasets.Dataset`.
+        validation: rows that choices are made on.
+        eval: rows that are only measured; without it 10 % of `train` are held out.
+        techniques: registry names; default: `technique` if it is given, else all.
+        **settings: any setting of `tunesmith.train`.
+
+    Returns:
+        One mapping a technique: `memory` (bytes by part), `memory_bytes`, `seconds`, `artifact_bytes`, `fits`, `largest_batch`,
+        `trainable_parameters`, and `status` with a `reason` where it is refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        rows = {"train": train, "validation": validation, "eval": eval}
+        raw: Mapping[str, Any] = {**settings, **materialise(Path(folder), model, tokenizer, rows)}
+        named = list(techniques) or ([str(settings["technique"])] if settings.get("technique") else [])
+        return predict_all(configuration.build(RunConfig, raw), named)

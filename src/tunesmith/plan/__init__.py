@@ -1,0 +1,1 @@
+"""What a run will cost, known before its first step: parameters, memory, time, disk."""

@@ -1,0 +1,259 @@
+"""The prediction of a stage that is ready to learn: its rows, model, technique and feed are the ones that training will take.
+
+Nothing of them is changed: the random state is put back, gradients are dropped, weights are not touched, so that a run is the same bit for bit whether it
+was predicted or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.console import say
+from tunesmith.continual._base import Strategy
+from tunesmith.evaluation import cost
+from tunesmith.evaluation.shortage import is_shortage
+from tunesmith.plan.clock import pace, seconds_of
+from tunesmith.plan.disk import artifact_bytes
+from tunesmith.plan.machine import machine
+from tunesmith.plan.prediction import Planned, Prediction
+from tunesmith.plan.room import Kept, Room, keeping, kept, recomputed, room
+from tunesmith.plan.shapes import Shape, largest, shapes
+from tunesmith.seeding import derive
+from tunesmith.training.attention import attention_kernel
+from tunesmith.training.feed import MixedFeed, Pass
+from tunesmith.training.session import Session
+
+MORE = 3.0  # times as large as the largest timed pass: what is seen beyond tensors is not scaled further
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the stage knows beside its session.
+
+    Attributes:
+        learning: parameters that learn.
+        total: all parameters.
+        spent: seconds that went into stored features, which count as training time.
+        stored: bytes of those features.
+        loaded: bytes that the process held when the model had been loaded.
+        unknown: why something cannot be said, by its name.
+    """
+
+    learning: int
+    total: int
+    spent: float = 0.0
+    stored: int = 0
+    loaded: int = 0
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def foretell(session: Session, known: Known, *, only_plan: bool) -> dict[str, Any] | None:
+    """Say what the fit will cost; None where nobody wants to know.
+
+    Args:
+        session: ready for `fit`.
+        known: the rest.
+        only_plan: nothing more is wanted.
+
+    Raises:
+        Planned: then.
+    """
+    if not (only_plan or session.config.training.plan):
+        return None
+    found = forecast(session, known)
+    if only_plan:
+        raise Planned(found)
+    say(f"{session.title.removesuffix(session.technique.name)}{found.sentence()}")
+    return found.as_json()
+
+
+def lower_layers_unknown(technique: Any, options: Any) -> dict[str, str]:
+    """Why a plan says little of a run that may store the states of frozen layers: it would have to run them all."""
+    if technique.layers is None or options.cache_frozen_layers is False:
+        return {}
+    why = "whether states of frozen layers are stored is decided when they are (training.cache_frozen_layers=false)"
+    return {"seconds": why, "memory": why}
+
+
+def forecast(session: Session, known: Known) -> Prediction:
+    """Predict what the fit of a session will cost.
+
+    Args:
+        session: ready for `fit`, what stands in for frozen parts installed.
+        known: the rest.
+    """
+    unknown = {**dict(known.unknown), **_beside(session)}
+    steps = shapes(session.feed, session.total_steps)
+    every = [shape for step in steps for shape in step]
+    worst = largest(session.feed, steps, session.total_steps)
+    session.objective.before_stage(session)
+    held = cost.resident(session.device), cost.peak_memory(session.device)  # before anything of it is tried
+    with _undisturbed(session):
+        found = _kept(session, worst)
+        stands = None if found is None else _room(session, known, found, worst, held)
+        seconds = None
+        if found is None or stands is None:
+            unknown.setdefault("memory", "a pass over a few rows could not be counted")
+        elif stands.largest < worst.rows:
+            unknown.setdefault("seconds", "the largest pass may not fit into memory, so none was timed")
+        elif "seconds" not in unknown:
+            seconds, timed = _seconds(session, steps, every, known, unknown)
+            stands = _room(session, known, found, worst, held, _slack(session, found, worst, timed, held[0]))
+    return Prediction(
+        technique=session.technique.name,
+        trainable_parameters=known.learning,
+        total_parameters=known.total,
+        steps=session.total_steps,
+        memory=None if stands is None or "memory" in unknown else stands.parts,
+        seconds=seconds,
+        artifact_bytes=artifact_bytes(session.heads, session.technique),
+        available_bytes=0 if stands is None else stands.available,
+        largest_batch=None if stands is None or "memory" in unknown else stands.largest,
+        unknown=unknown,
+    )
+
+
+def stored_bytes(feed: Any) -> int:
+    """Of the features of frozen parts that a feed serves."""
+    if isinstance(feed, MixedFeed):
+        return 0
+    column = (
+        feed.lower.stored
+        if feed.lower is not None
+        else feed.rows.columns.get("states")
+        if feed.stand_in is not None
+        else None
+    )
+    return 0 if column is None else int(column.values.nbytes)
+
+
+def _beside(session: Session) -> dict[str, str]:
+    """What a step does beside its own passes, which nobody has timed."""
+    kind, strategy = type(session.strategy), session.config.strategy
+    always = ("after_backward", "after_step")
+    later = ("extra_batches", "penalty") if session.stage_number else ()
+    if any(getattr(kind, name) is not getattr(Strategy, name) for name in (*always, *later)):
+        why = f"what the strategy {strategy} adds to a step is not known before"
+        return {"seconds": why, "memory": why}
+    if session.config.stream is not None and type(session.weighting).__name__ == "PCGrad":
+        return {"seconds": "the weighting pcgrad works on gradients in a step"}
+    return {}
+
+
+@contextmanager
+def _undisturbed(session: Session) -> Iterator[None]:
+    """Inside, the model is in training mode and may be run; behind, all random states and modes are what they were."""
+    modules = {module: module.training for loaded in session.heads.loaded.values() for module in loaded.model.modules()}
+    devices = [session.device] if session.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(session.config.seed, "plan"))
+        session.train_mode()
+        try:
+            yield
+        finally:
+            session.masters.forget()
+            for module, training in modules.items():
+                module.training = training
+
+
+def _pass(session: Session, shape: Shape) -> Pass:
+    """One forward pass as training will make it."""
+    rng = np.random.default_rng(derive(shape.feed.seed, "collate", shape.step))
+    made = shape.feed.make(shape.places, rng)
+    if isinstance(session.feed, MixedFeed):
+        made.part = next(name for name, feed in session.feed.feeds.items() if feed is shape.feed)
+    made.arm()
+    return made
+
+
+def _both_ways(session: Session, shape: Shape, turn: Callable[[], None] = lambda: None) -> None:
+    """A forward and a backward pass whose gradients are dropped; `turn` is called in between."""
+    made, masters = _pass(session, shape), session.masters
+    with attention_kernel(session.device):
+        loss = session.objective.loss(made) / max(made.units, 1.0)
+        turn()
+        loss.backward()
+        del loss
+    masters.gather()
+    masters.clear()
+    if session.device.type == "cuda":
+        torch.cuda.synchronize(session.device)
+
+
+def _kept(session: Session, worst: Shape) -> Kept | None:
+    """What the largest pass keeps, counted on a few of its rows."""
+    model = worst.feed.model
+    shape = getattr(model.config, "text_config", None) or model.config
+    width = int(getattr(shape, "vocab_size", 0) or 0)
+    with keeping(model) as recomputes:
+        found = kept(worst, lambda shape, turn: _both_ways(session, shape, turn), session.heads, width)
+    if found is None or not recomputes:
+        return found
+    backbone = session.backbone
+    states = worst.length * backbone.hidden_size * session.masters.dtype.itemsize
+    return recomputed(found, len(backbone.layers), float(states))
+
+
+def _room(session: Session, known: Known, found: Kept, worst: Shape, held: tuple[int, int], slack: float = 0.0) -> Room:
+    every = {id(p): p for p in session.heads.parameters()}.values()
+    file_bytes = sum(p.numel() * (4 if p.is_floating_point() else p.element_size()) for p in every)
+    most = (
+        max(len(feed.lengths) for feed in session.feed.feeds.values())
+        if isinstance(session.feed, MixedFeed)
+        else len(session.feed.lengths)
+    )
+    return room(
+        session.heads, session.masters, session.device, found, worst.rows, most, known.stored, known.loaded, file_bytes,
+        now=held[0], peak=held[1], slack=slack, best=session.config.training.keep_best,
+    )  # fmt: skip
+
+
+def _slack(session: Session, found: Kept, worst: Shape, timed: list[Shape], before: int) -> float:
+    """What the largest pass will take beyond its tensors, from what the timed ones were seen to take.
+
+    A C library's heap has holes where shapes differ, and kernels keep buffers of their own (up to as much again in bf16 on a CPU).
+    """
+    if session.device.type != "cpu" or not timed:
+        return 0.0
+    masters = session.masters
+    numbers = sum(tensor.numel() for tensor in masters.tensors.values())
+    left = (2 if masters.split else 4) * numbers
+    largest = max(timed, key=lambda shape: shape.area)
+    counted = found.of(largest.rows * largest.length / max(worst.length, 1), left)
+    grown = cost.resident(session.device) - before - (4 * numbers if masters.split else 0)
+    share = found.of(worst.rows, left) / max(counted, 1.0)
+    return max(0.0, grown - counted) * min(share, MORE)
+
+
+def _seconds(
+    session: Session, steps: list[list[Shape]], every: list[Shape], known: Known, unknown: dict[str, str]
+) -> tuple[float | None, list[Shape]]:
+    """Of all steps, and the passes that were timed for it."""
+    masters, device = session.masters, session.device
+    timed: list[Shape] = []
+
+    def run(shape: Shape) -> None:
+        _both_ways(session, shape)
+        timed.append(shape)
+
+    try:
+        found = pace(every, run)
+    except Exception as error:
+        if os.environ.get("TUNESMITH_STRICT") and not is_shortage(error):
+            raise
+        unknown["seconds"] = f"a pass could not be timed ({str(error).strip().splitlines()[0]})"
+        return None, timed
+    costs = machine(device.type, masters.split, torch.get_num_threads())
+    numbers = sum(tensor.numel() for tensor in masters.tensors.values())
+    a_step = costs.seconds(len(masters.tensors), numbers)
+    first = (
+        costs.byte * (12 if masters.split else 8) * numbers
+    )  # moments, and buffers of gradients, appear in the first step
+    return known.spent + seconds_of(steps, session.total_steps, found, a_step) + first, timed

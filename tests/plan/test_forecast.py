@@ -1,0 +1,121 @@
+"""What is predicted: exact counts, parts that sum up, and a run that is the same with and without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tunesmith import dry_run
+from tunesmith.config import RunConfig, build
+from tunesmith.errors import UserError
+from tunesmith.plan.prediction import PARTS, Prediction
+from tunesmith.run import execute
+from tunesmith.testing import tiny_model
+from tunesmith.testing.rows import rows_for
+
+
+def config(
+    models: Path, folder: Path, kind: str = "bert", task: str = "text-classification", count: int = 48, **more: Any
+) -> RunConfig:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = folder / f"rows-{count}.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in rows_for(task, count)), encoding="utf-8")
+    given = {"model": str(tiny_model(kind, models / kind)), "task": task, "train": str(rows), "technique": "lora", "output": str(folder / "run"),
+             "batch_size": 8, "epochs": 1, "dtype": "float32", "device": "cpu", "doctor": False, **more}  # fmt: skip
+    return build(RunConfig, given)
+
+
+@pytest.mark.parametrize("technique", ["lora", "full", "feature-based"])
+def test_a_run_is_the_same_bit_for_bit(technique: str, models: Path, tmp_path: Path) -> None:
+    losses, weights = [], []
+    for plan in (True, False):
+        own = config(models, tmp_path / str(plan), technique=technique, training={"plan": plan, "log_every": 1})
+        result = execute(own)
+        lines = (tmp_path / str(plan) / "run" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines if json.loads(line)["event"] == "train"])
+        files = sorted((tmp_path / str(plan) / "run" / "artifact").glob("*.safetensors"))
+        weights.append([path.read_bytes() for path in files])
+        assert (result["plan"] is None) is not plan
+        assert (result["cost"]["predicted_seconds"] is None) is not plan
+    assert losses[0] == losses[1] and len(losses[0]) >= 5
+    assert weights[0] == weights[1] and weights[0]
+
+
+def test_what_a_run_says_of_itself_beforehand(models: Path, tmp_path: Path) -> None:
+    result = execute(config(models, tmp_path))
+    plan, cost = result["plan"], result["cost"]
+    assert plan["trainable_parameters"] == cost["trainable_parameters"]
+    assert plan["total_parameters"] == cost["total_parameters"]
+    assert cost["predicted_memory_bytes"] == plan["memory_bytes"] == sum(plan["memory"].values())
+    assert cost["predicted_seconds"] == plan["seconds"] > 0
+    assert set(plan["memory"]) == set(PARTS) and min(plan["memory"].values()) >= 0
+    assert plan["memory_bytes"] == pytest.approx(cost["peak_memory_bytes"], rel=0.25)
+    assert plan["artifact_bytes"] == pytest.approx(cost["artifact_bytes"], rel=0.5)
+    assert plan["steps"] == result["training"]["steps"]
+    assert Prediction.of(plan).as_json() == plan
+
+
+def test_a_larger_batch_takes_more_and_more_rows_take_longer(models: Path, tmp_path: Path) -> None:
+    small, large = (
+        dry_run.predict(config(models, tmp_path, count=200, batch_size=size, technique="full")) for size in (2, 64)
+    )
+    assert small.memory is not None and large.memory is not None
+    assert large.memory["activations"] > 4 * small.memory["activations"]
+    assert large.memory["optimizer"] == small.memory["optimizer"] == 8 * small.trainable_parameters
+    few, many = (dry_run.predict(config(models, tmp_path, count=count, batch_size=8)) for count in (40, 400))
+    assert few.seconds is not None and many.seconds is not None
+    assert 3 < many.seconds / few.seconds < 40  # ten times the rows, on a machine that does other things too
+
+
+def test_a_plan_takes_no_step_and_leaves_nothing(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.training import loop
+
+    monkeypatch.setattr(loop, "_train_step", lambda *_: pytest.fail("a step was taken"))
+    own = config(models, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    state = torch.random.get_rng_state()
+    found = dry_run.predict(own)
+    assert found.seconds is not None and found.fits is True
+    assert sorted(tmp_path.rglob("*")) == before
+    assert state.shape == torch.random.get_rng_state().shape
+
+
+def test_features_are_not_computed_for_a_plan(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.cache import store
+
+    made: list[str] = []
+    real = store.folder
+
+    def watched(kind: str, key: str, make: Any) -> Path:
+        made.append(kind)
+        return real(kind, key, make)
+
+    monkeypatch.setattr(store, "folder", watched)
+    found = dry_run.predict(config(models, tmp_path, technique="feature-based", count=100, seed=11))
+    assert "features" not in made
+    assert found.memory is not None and found.memory["cache"] > 0 and found.seconds is not None
+
+
+def test_what_is_refused_says_why(models: Path, tmp_path: Path) -> None:
+    own = config(models, tmp_path, kind="gpt2", task="language-modeling", **{"feature-based": {"pooling": "mean"}})
+    found = {each["technique"]: each for each in dry_run.predict_all(own, ["feature-based", "lora"])}
+    assert found["feature-based"]["status"] == "refused" and "pooling" in found["feature-based"]["reason"]
+    assert found["lora"]["status"] == "planned" and found["lora"]["reason"] is None
+    with pytest.raises(UserError):
+        dry_run.predict_all(build(RunConfig, {"model": str(tmp_path / "nothing"), "train": own.train}), ["lora"])
+
+
+def test_of_a_strategy_that_works_in_every_step_nothing_is_claimed(models: Path, tmp_path: Path) -> None:
+    own = config(models, tmp_path)
+    stages = [{"name": name, "train": own.train} for name in ("one", "two")]
+    stream = build(
+        RunConfig, {"model": own.model, "stream": {"stages": stages}, "strategy": "si", "max_steps": 3, "device": "cpu", "doctor": False}
+    )  # fmt: skip
+    found = dry_run.predict(stream)
+    assert found.seconds is None and "si" in found.unknown["seconds"] and found.memory_bytes is None
+    plain = dry_run.predict(stream.model_copy(update={"strategy": "none"}))
+    assert plain.seconds is not None and plain.unknown == {}

@@ -1,0 +1,138 @@
+"""The pieces of a plan against closed forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tunesmith.plan import clock, machine, room, shapes
+from tunesmith.plan.alive import peak_of
+from tunesmith.plan.prediction import SPARE, Prediction, several
+
+
+def test_the_pace_is_found_again() -> None:
+    sizes = [(4, 16), (8, 16), (8, 64), (16, 128), (2, 256)]
+    true = clock.Pace(3e-3, 2e-6, 5e-9)
+    found = clock.fit(sizes, [true.of(*size) for size in sizes])
+    assert (found.fixed, found.position, found.square) == pytest.approx((3e-3, 2e-6, 5e-9), rel=1e-6)
+    assert found.of(3, 100) == pytest.approx(true.of(3, 100))
+
+
+def test_one_size_is_scaled_by_its_positions() -> None:
+    found = clock.fit([(4, 16), (4, 16)], [1.0, 3.0])
+    assert found.of(8, 16) == pytest.approx(4.0)
+
+
+def test_no_coefficient_is_negative() -> None:
+    found = clock.fit([(1, 8), (1, 16), (1, 32)], [0.1, 0.05, 0.2])
+    assert min(found.fixed, found.position, found.square) >= 0
+
+
+def made(lengths: list[int], rows: int = 4) -> Any:
+    """A feed of rows of these lengths."""
+    from tunesmith.data.batching import BatchOrder
+
+    array = np.asarray(lengths)
+    order = BatchOrder(array, rows, 0)
+    return SimpleNamespace(lengths=array, order=order, micro=rows, layout=lambda indices: [indices])
+
+
+def test_the_largest_pass_is_one_of_the_longest_rows_where_not_all_are_seen() -> None:
+    feed = made([8] * 997 + [100, 90, 80])
+    steps = shapes.shapes(feed, 5)
+    every = shapes.shapes(feed, 100_000)
+    assert len(steps) == 5 and len(every) == shapes.SEEN
+    found = shapes.largest(feed, every, 100_000)
+    assert found.rows == 4 and found.length == 100
+    assert shapes.largest(feed, steps, 5).area == max(shape.area for step in steps for shape in step)
+    assert found.few(2).rows == 2 and found.few(2).length == 100
+
+
+def test_what_is_alive_is_counted() -> None:
+    def work(turn: Any) -> None:
+        a = torch.zeros(1000)  # 4,000 bytes
+        b = a + 1  # 8,000
+        del a
+        turn()
+        c = torch.zeros(50, 200)  # 44,000
+        del b, c
+
+    found = peak_of(work, (), wide=200)
+    assert (found.all, found.wide, found.forward) == (44_000, 40_000, 8_000)
+
+
+def test_views_and_what_exists_anyway_do_not_count() -> None:
+    there = torch.zeros(1000)
+
+    def work(turn: Any) -> None:
+        held = [there.view(10, 100), (there * 2)[:500], there.add_(1)]
+        del held
+
+    assert peak_of(work, {there.untyped_storage().data_ptr()}).all == 4_000
+
+
+def test_what_a_linear_model_keeps() -> None:
+    layer = torch.nn.Linear(64, 32, bias=False)
+
+    def work(shape: Any, turn: Any) -> None:
+        x = torch.ones(shape.rows, 64)
+        loss = layer(x).sum()
+        turn()
+        loss.backward()
+        layer.weight.grad = None
+
+    shape = SimpleNamespace(rows=16, length=1, few=lambda n: SimpleNamespace(rows=n))
+    found = room.kept(shape, work, layer, 0)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.forward.row == pytest.approx(4 * (64 + 32), rel=0.1)  # the input and, until it is summed, the output
+    assert found.of(16, 0.0) >= 16 * 4 * 64
+
+
+def test_recomputing_keeps_states_and_one_layer() -> None:
+    line = room.Line(1000.0, 10.0)
+    found = room.recomputed(room.Kept(line, line, room.Line(100.0, 0.0), 8), 9, 20.0)
+    assert found.forward.row == pytest.approx(9 * 20 + 900 / 9 + 100)
+
+
+def test_the_optimiser_costs_more_with_more_numbers() -> None:
+    one = machine.Machine(1e-6, {1000: 1e-9, 1_000_000: 3e-9}, 0.0)
+    assert one.seconds(10, 500) == pytest.approx(10e-6 + 500e-9)
+    assert one.seconds(1, 10_000_000) == pytest.approx(1e-6 + 3e-2)
+    middle = one.seconds(0, 31623) / 31623
+    assert middle == pytest.approx(2e-9, rel=0.01)
+
+
+def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.machine.cache_clear()
+    first = machine.machine("cpu", False, torch.get_num_threads())
+    machine.machine.cache_clear()
+    monkeypatch.setattr(machine.processes, "call", lambda *_: pytest.fail("measured again"))
+    assert machine.machine("cpu", False, torch.get_num_threads()) == first
+    assert first.tensor > 0 and list(cache.glob("machine/*/machine.json"))
+
+
+def prediction(**more: Any) -> Prediction:
+    given = {"technique": "lora", "trainable_parameters": 10, "total_parameters": 100, "steps": 5, "memory": {"libraries": 60, "weights": 40},
+             "seconds": 2.0, "artifact_bytes": 7, "available_bytes": 1000, "largest_batch": 9, "unknown": {}}  # fmt: skip
+    return Prediction(**{**given, **more})
+
+
+def test_fits_only_with_room_to_spare() -> None:
+    assert prediction(available_bytes=int(100 * SPARE)).fits is True
+    assert prediction(available_bytes=int(100 * SPARE) - 1).fits is False
+    assert prediction(memory=None).fits is None
+    said = prediction(available_bytes=110).sentence()
+    assert "does not fit safely" in said and "9 rows" in said
+
+
+def test_stages_add_up() -> None:
+    one, two = prediction().as_json(), prediction(seconds=3.0, memory={"libraries": 150}, available_bytes=160).as_json()
+    found = several([one, two])
+    assert (found["seconds"], found["memory_bytes"], found["fits"], found["steps"]) == (5.0, 150, False, 10)
+    assert several([one, prediction(seconds=None, unknown={"seconds": "why"}).as_json()])["seconds"] is None
+    assert several([one]) == one

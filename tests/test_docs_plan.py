@@ -1,0 +1,34 @@
+"""docs/plan.md: its commands run, and give what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from command_line import Cli
+from tunesmith.plan.prediction import PARTS
+from tunesmith.testing import tiny_model
+from tunesmith.testing.rows import toy_rows
+
+PAGE = (Path(__file__).parent.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+
+
+def test_commands_run(cli: Cli, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"{row['text']} {number},{row['label']}" for number, row in enumerate(toy_rows(24))]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    model = str(tiny_model("bert", models / "bert"))
+    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.S | re.M) for line in block.splitlines()]
+    assert len(lines) == 2
+    first, second = (cli(*shlex.split(re.sub(r"asset:\S+", model, line))[1:]) for line in lines)
+    assert first.code == 0 and second.code == 0, first.err + second.err
+    for name in ("full", "lora", "feature-based"):
+        assert re.search(rf"^{name} .* yes +\d+ *$", first.out, re.M), first.out
+    (found,) = json.loads(second.out)["techniques"]
+    assert found["status"] == "planned" and found["fits"] is True
+    assert set(found["memory"]) == set(PARTS) and all(f"`{part}`" in PAGE for part in PARTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reviews.csv"]
