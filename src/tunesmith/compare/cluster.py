@@ -10,6 +10,7 @@ A run takes the cores of the smallest node, or its Nth part with `--jobs N`; a G
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import uuid
 from pathlib import Path
@@ -48,6 +49,17 @@ def work(target: str, payload: dict[str, Any], environment: dict[str, str], toke
     return reply
 
 
+def knock(address: str) -> None:
+    """Whether anybody is at HOST:PORT: ray itself waits a minute for nobody and then ends the process.
+
+    Raises:
+        OSError: nobody is.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
 class Cluster(Pool):
     """The nodes of a Ray cluster as a pool of processes."""
 
@@ -64,6 +76,7 @@ class Cluster(Pool):
         self.ray = ray
         if not ray.is_initialized():
             try:
+                knock(str(config.ray))
                 ray.init(address=config.ray, log_to_driver=False, logging_level="ERROR")
             except Exception as error:  # ray raises several kinds
                 reason = str(error).strip().split("\n")[0]
