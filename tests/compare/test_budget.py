@@ -70,7 +70,7 @@ def test_what_fits_is_what_the_sum_says() -> None:
 def test_what_does_not_go_together() -> None:
     given = {"model": "m", "train": "a.csv", "techniques": ["lora"], "budget": "20m"}
     for more, says in (
-        ({"seeds": [0, 1]}, "seeds"), ({"jobs": 2}, "jobs"), ({"ray": "auto"}, "ray"), ({"grid": {"lora.rank": [1, 2]}}, "grid"),
+        ({"seeds": [0, 1]}, "seeds"), ({"jobs": 2}, "jobs"), ({"search": "halving"}, "search"), ({"ray": "auto"}, "ray"), ({"grid": {"lora.rank": [1, 2]}}, "grid"),
         ({"budget": "3x"}, "full must be among"), ({"budget": "soon"}, "--budget takes"),
     ):  # fmt: skip
         with pytest.raises((ConfigError, UserError), match=says):
