@@ -18,7 +18,7 @@ ADVICE = "free some space or give another --output"
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], None], advice: str = ADVICE) -> None:
-    """Write a file under its name only when it is whole.
+    """Write a file under its name only when it is whole; its folder is made if need be.
 
     Args:
         path: its place.
@@ -29,6 +29,7 @@ def write(path: Path, content: str | bytes | Callable[[Path], None], advice: str
         SaveError: the disk is full or not writable; what was there before still is.
     """
     with _beside(path, advice) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(temporary)
         elif isinstance(content, str):

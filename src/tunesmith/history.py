@@ -154,9 +154,7 @@ class History:
             entry.update(learned, strategy={"parameters": numbers, "memory": size}, after={}, measured_on="eval")
             state = self.strategy.state_dict()
             if state or not self.alone:
-                self.place(number).mkdir(parents=True, exist_ok=True)
                 state_file.write(self.place(number) / STRATEGY_FILE, state)
-            self._learned(number).parent.mkdir(parents=True, exist_ok=True)
             write_json(self._learned(number), entry)
 
         turn = Turn(

@@ -59,7 +59,7 @@ class Model:
     """The model of a run between stages: heads on one backbone, what reads through each, the technique once it is attached.
 
     `roles` are the rows of tasks that were read already, by name: the same for every model of a run. `start` is the adapter that training
-    begins with, if one is given (`artifacts.begin`). `loaded` are the bytes that the process held when it had been loaded.
+    begins with, if one is given (`artifacts.begin`).
     """
 
     config: RunConfig
@@ -73,7 +73,6 @@ class Model:
     roles: dict[str, Any] = field(default_factory=dict)
     inference: TaskInference | None = None
     start: Any = None
-    loaded: int = 0
 
     def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
         """A task's rows in their roles, read once."""
@@ -197,7 +196,6 @@ def _head(model: Model, part: Part) -> None:
     """Load the model if nothing is loaded, put a new head on it, or let the head grow with its labels."""
     from tunesmith import seeding
     from tunesmith.artifacts import use
-    from tunesmith.evaluation import cost
     from tunesmith.models import new
     from tunesmith.models.heads import Heads
     from tunesmith.models.load import load_model, load_tokenizer, pick_max_length, positions
@@ -218,7 +216,6 @@ def _head(model: Model, part: Part) -> None:
         model.source = made or new.source_of(config, task, part.roles.train, model.folder)
         tokenizer = load_tokenizer(model.source, trust_remote_code=config.trust_remote_code)
         model.heads = Heads(part.head, load())
-        model.loaded = cost.resident(model.device)
     tokenizer = model.heads.first.tokenizer
     if part.head not in model.heads:
         added = model.heads.place(part.head, task, load)

@@ -186,7 +186,6 @@ def decided(checkpoints: Path) -> dict[str, Any]:
 
 def decide(checkpoints: Path, found: Mapping[str, Any]) -> None:
     """Keep that."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(checkpoints / DECIDED, dict(found))
 
 
@@ -249,7 +248,6 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], counts: Sequence[A
     """Write rows as JSON lines, each with its counts."""
     added = repeat({}) if counts is None else ({"counts": each} for each in counts)
     lines = [json.dumps({**row, **more}, ensure_ascii=False) for row, more in zip(rows, added, strict=False)]
-    path.parent.mkdir(exist_ok=True)
     durable.write(path, "".join(line + "\n" for line in lines))
 
 

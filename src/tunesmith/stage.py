@@ -211,7 +211,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     if recorder is not None:
         recorder.install()
     try:
-        facts = Known(learning, total, spent, stored_bytes(feed), model.loaded, left_out)
+        facts = Known(learning, total, spent, stored_bytes(feed), left_out)
         predicted = before.get("plan")
         if predicted is None and several.size == 1:  # what others take and spare is not known here
             predicted = foretell(session, facts, only_plan=turn.only_plan)

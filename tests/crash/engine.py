@@ -20,7 +20,7 @@ from typing import Any
 
 TIMED = (
     "seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "wall_seconds", "created", "latency",
-    "outputs", "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes",
+    "outputs", "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes", "plan",
 )  # fmt: skip
 """What no two runs share (`outputs`: where a teacher's answers came from, and how long that took)."""
 
@@ -50,6 +50,7 @@ def command(
     *,
     kill_at: int | None = None,
     kill_after: float | None = None,
+    kill_when: Path | None = None,
     signal_number: int = signal.SIGKILL,
     fail_at: int | None = None,
     prepare: Callable[[], None] | None = None,
@@ -61,6 +62,7 @@ def command(
         world: folder that it writes below; the cache is in it.
         kill_at: number of the write, from 1, before which it gets a signal.
         kill_after: seconds after which it gets a signal.
+        kill_when: it gets a signal when this is there.
         signal_number: which signal.
         fail_at: number of the write from which on the disk is full.
         prepare: called in the child first.
@@ -90,9 +92,13 @@ def command(
             sys.stderr.flush()
         finally:
             os._exit(code)
-    if kill_after is not None:
-        end = started + kill_after
-        while time.perf_counter() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    if kill_after is not None or kill_when is not None:
+        end = started + (3600 if kill_after is None else kill_after)
+
+        def waits() -> bool:
+            return time.perf_counter() < end and not (kill_when is not None and kill_when.exists())
+
+        while waits() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             time.sleep(0.002)
         os.kill(child, signal_number)
     _, status = os.waitpid(child, 0)

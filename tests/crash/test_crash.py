@@ -115,7 +115,8 @@ def test_stopped_on_request(number: int, where: str, reference: Callable[[str], 
 def test_a_comparison_stopped_on_request(number: int, reference: Callable[[str], crash.Reference]) -> None:
     """While one of its runs works in a process of its own: that one ends, too, and the same command goes on."""
     world = reference("compare")
-    ended = engine.command(world.args, world.folder, kill_after=0.5 * world.ended.seconds, signal_number=number)
+    working = world.run / "runs" / "lora" / "1" / "config.yaml"
+    ended = engine.command(world.args, world.folder, kill_when=working, signal_number=number)
     assert ended.code == 130, ended.said
     last = ended.said.strip().splitlines()[-1]
     assert last.startswith("interrupted: ") and "Traceback" not in ended.said

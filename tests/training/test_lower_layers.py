@@ -46,7 +46,7 @@ def pair(
 ) -> list[tunesmith.RunResult]:
     """The same run with and without the cache, dropout on, three epochs of rows of unequal lengths."""
     # With the usual 1e-8 AdamW takes a step of full size where a gradient is zero in exact arithmetic (BERT's key biases).
-    training = {"epsilon": 1e-4, **settings.pop("training", {})}
+    training = {"epsilon": 1e-4, "plan": False, **settings.pop("training", {})}  # whose passes would be counted, too
     return [
         tunesmith.train(
             str(tiny_model(kind, models / kind)), train=settings.get("train", ROWS), eval=settings.get("eval", ROWS[:4]),

@@ -58,6 +58,7 @@ def go(place: Path, models: Path, kind: str = "bert", **settings: Any) -> tunesm
         "technique": "lora", "max_steps": 6, "batch_size": 8, "dtype": "float32", "doctor": False, "device": "cpu", "learning_rate": 1e-2,
         "train": toy_rows(32), "eval": toy_rows(8), **settings,
     }  # fmt: skip
+    given["training"] = {"plan": False, **given.get("training", {})}  # or its passes would be the first to run out
     return tunesmith.train(str(tiny_model(kind, models / kind)), output=place, **given)
 
 
@@ -85,6 +86,17 @@ def test_the_step_is_the_same_in_smaller_passes(
     said = " ".join(capsys.readouterr().err.split())
     assert "memory ran out at step 1: from here on a forward pass has at most 4 rows" in said
     assert "at most 2 rows" in said and "step 2" not in said
+
+
+@pytest.mark.parametrize("error", MESSAGES.values(), ids=MESSAGES)
+def test_a_plan_that_runs_out_says_less_and_the_run_goes_on(
+    error: Exception, tmp_path: Path, models: Path, room_for: Any
+) -> None:
+    room_for(1, error)
+    found = go(tmp_path / "run", models, max_steps=2, training={"plan": True})
+    cost = found.result["cost"]
+    assert cost["predicted_seconds"] is None and cost["predicted_memory_bytes"] is None
+    assert "could not be counted" in str(found.result["plan"])
 
 
 def test_later_in_a_run_nothing_is_learned_twice(tmp_path: Path, models: Path, room_for: Any) -> None:
@@ -242,7 +254,7 @@ def tight(*args):
 loop._train_step = tight
 rows = [{{"text": " ".join(["good" if i % 2 else "bad"] * 100), "label": ["no", "yes"][i % 2]}} for i in range(128)]
 tunesmith.train({model!r}, train=rows, eval=rows[:4], technique="full", max_steps=2, batch_size=128, dtype="float32", doctor=False, device="cpu",
-                output={place!r})
+                output={place!r}, training={{"plan": False}})
 """
 
 

@@ -60,7 +60,6 @@ def baseline_payload(payload: dict[str, Any]) -> dict[str, Any]:
                        "config_sha256": config_sha256(config), "git_commit": cost.git_commit()},
     }  # fmt: skip
     place = Path(str(config.output))
-    place.mkdir(parents=True, exist_ok=True)
     if config.stream is None and found["counts"] is not None:
         write_rows(predictions_file(place), repeat({}), found["counts"])
     write_json(place / "result.json", result)

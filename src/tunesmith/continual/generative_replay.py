@@ -90,7 +90,6 @@ class GenerativeReplay(Rehearsal):
             total = max(1, round(self.options.ratio * sum(len(part.roles.train) for part in session.parts.values())))
             each = max(1, total // len(session.earlier))
             rows = [row for part in session.earlier.values() for row in self._imagine(session, part, each)]
-            file.parent.mkdir(exist_ok=True)
             durable.write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -312,7 +311,6 @@ class GenerativeReplay(Rehearsal):
             ]
         if texts:
             place = Path(session.folder) / "generated" / f"texts-{session.stage}.jsonl"
-            place.parent.mkdir(exist_ok=True)
             durable.write(place, "".join(json.dumps({"text": text}) + "\n" for text in texts))
             settings = {
                 "model": self.options.generator, "task": "language-modeling", "train": str(place), "epochs": self.options.generator_epochs,

@@ -143,7 +143,6 @@ class Taught:
         for kind, each in self.sets.items():
             if kind != "labelled" and each.written:
                 folder = Path(session.folder) / "distillation"
-                folder.mkdir(parents=True, exist_ok=True)
                 lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in each.rows.table)
                 durable.write(folder / f"{self.part.name}-{kind}.jsonl", "".join(lines))
 

@@ -42,7 +42,6 @@ class Known:
         total: all parameters.
         spent: seconds that went into stored features, which count as training time.
         stored: bytes of those features.
-        loaded: bytes that the process held when the model had been loaded.
         unknown: why something cannot be said, by its name.
     """
 
@@ -50,7 +49,6 @@ class Known:
     total: int
     spent: float = 0.0
     stored: int = 0
-    loaded: int = 0
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -210,7 +208,7 @@ def _room(session: Session, known: Known, found: Kept, worst: Shape, held: tuple
         else len(session.feed.lengths)
     )
     return room(
-        session.heads, session.masters, session.device, found, worst.rows, most, known.stored, known.loaded, file_bytes,
+        session.heads, session.masters, session.device, found, worst.rows, most, known.stored, file_bytes,
         now=held[0], peak=held[1], slack=slack, best=session.config.training.keep_best,
     )  # fmt: skip
 

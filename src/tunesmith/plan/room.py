@@ -8,7 +8,7 @@ What is there already is read off the process: libraries, rows and weights stand
                  and what allocator and kernels were seen to take beyond tensors while passes were timed, in proportion
     head         the share of the first that is as wide as the vocabulary
     cache        stored features of frozen parts, which are read through a memory map
-    evaluation   what measuring the artifact takes beyond all that: it is opened anew while the heap of training is not given back
+    evaluation   what measuring the artifact takes beyond all that: it is opened anew when training has given back what it held
 
 A run's peak is the highest of three moments: what preparing has taken (read off), a training step, measuring what was kept. On a GPU only what is
 allocated counts; on a CPU everything that is resident does, and a C library that hands small blocks back late.
@@ -31,7 +31,6 @@ from tunesmith.training.precision import Masters
 
 FEW = (2, 4)  # rows of the passes that are counted
 WIDE = 4096  # what is at least so wide is the head's, where the head is so wide
-RETURNED = 32 * 2**20  # bytes of a block that glibc always gives back to the system (its largest M_MMAP_THRESHOLD)
 A_MOMENT = 4  # bytes of a number in fp32
 
 
@@ -104,7 +103,7 @@ def kept(shape: Shape, work: Callable[[Shape, Callable[[], None]], Any], model: 
     wide = head_width if head_width >= WIDE else 0
     try:
         found = [peak_of(lambda turn, c=count: work(shape.few(c), turn), known, wide) for count in few]  # type: ignore[misc]
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, IndexError, MemoryError):
         return None
     forward, both, head = (
         Line.through(few, [getattr(each, name) for each in found]) for name in ("forward", "all", "wide")
@@ -164,7 +163,6 @@ def room(
     rows: int,
     most: int,
     stored: int,
-    loaded: int,
     file_bytes: int,
     *,
     now: int,
@@ -182,7 +180,6 @@ def room(
         rows: of the largest pass.
         most: rows that there are at all.
         stored: bytes of stored features that will be read.
-        loaded: bytes that the process held when the model had been loaded.
         file_bytes: of the weights as they are opened again to be measured.
         now: bytes that the process holds.
         peak: the most that it has held since the run began.
@@ -209,10 +206,7 @@ def room(
     step = sum(parts.values())
     again = 0
     if device.type == "cpu":
-        state = A_MOMENT * (4 if masters.split else 3)  # bytes a number that are let go when training is over
-        large = sum(state * t.numel() for t in learned if A_MOMENT * t.numel() >= RETURNED)
-        small = state * numbers - large
-        again = step - large + file_bytes + max(0, peak - loaded - small)
+        again = parts["libraries"] + file_bytes
     parts["evaluation"] = max(0, max(peak, again) - step)
     available = memory.available(device) + now
     free = available / SPARE - (sum(parts.values()) - rows * found.row)
