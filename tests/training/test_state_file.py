@@ -90,5 +90,11 @@ def test_what_it_cannot_hold_is_named(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("and no folder")
     with pytest.raises(SaveError, match=r"cannot write .*; do something"):
-        state_file.write(tmp_path / "not there" / "state", {"a": 1}, "do something")
+        state_file.write(tmp_path / "a file" / "state", {"a": 1}, "do something")
+
+
+def test_its_folder_is_made(tmp_path: Path) -> None:
+    state_file.write(tmp_path / "not there" / "state", {"a": 1})
+    assert state_file.read(tmp_path / "not there" / "state")["a"] == 1
