@@ -22,6 +22,7 @@ _PUBLIC = {
     "RunResult": "tunesmith.run",
     "compare": "tunesmith.compare",
     "plan": "tunesmith.dry_run",
+    "advise": "tunesmith.dry_run",
     "load": "tunesmith.artifacts.use",
     "Artifact": "tunesmith.artifacts.use",
     "AdapterBank": "tunesmith.artifacts.switch",
@@ -32,7 +33,7 @@ _PUBLIC = {
     "UserError": "tunesmith.errors",
 }
 __all__ = [
-    "AdapterBank", "Artifact", "RunResult", "TunesmithError", "UserError", "compare", "export", "load", "merge", "plan", "resume", "train", "verify",
+    "AdapterBank", "Artifact", "RunResult", "TunesmithError", "UserError", "advise", "compare", "export", "load", "merge", "plan", "resume", "train", "verify",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from tunesmith.artifacts.use import Artifact, load
     from tunesmith.artifacts.verify import verify
     from tunesmith.compare import compare
-    from tunesmith.dry_run import plan
+    from tunesmith.dry_run import advise, plan
     from tunesmith.errors import TunesmithError, UserError
     from tunesmith.run import RunResult, resume, train
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tunesmith.config import RunConfig, is_new
 from tunesmith.console import quiet_libraries, say, verbosity
 from tunesmith.errors import TunesmithError, UserError
 from tunesmith.history import History
+from tunesmith.plan.advice import Advice, needs_of
+from tunesmith.plan.advice import advise as rank
 from tunesmith.plan.prediction import Planned, Prediction
 from tunesmith.run_folder import materialise
 
@@ -92,6 +95,34 @@ def predict_all(config: RunConfig, techniques: Sequence[str] = ()) -> list[dict[
     return found
 
 
+@dataclass(frozen=True)
+class Advised:
+    """What was planned, and what it was advised from.
+
+    Attributes:
+        predictions: one entry a technique, as `predict_all` gives them.
+        advice: the ranking.
+    """
+
+    predictions: Sequence[dict[str, Any]]
+    advice: Advice
+
+
+def advise_on(config: RunConfig, techniques: Sequence[str] = (), needs: Sequence[str] = ()) -> Advised:
+    """Plan every technique and rank them for this case; LoRA over four bits, too, where nothing else fits.
+
+    Raises:
+        UserError: a need that is none; nothing could be planned.
+    """
+    needs_of(needs)  # before minutes are spent
+    found = predict_all(config, techniques)
+    nothing_fits = [each["fits"] for each in found if each["status"] == "planned"]
+    if not techniques and nothing_fits and True not in nothing_fits and None not in nothing_fits:
+        found += [each for each in predict_all(config, ["qlora"]) if each["status"] == "planned"]
+    stages = len(config.stream.stages) if config.stream is not None else 1
+    return Advised(found, rank(config.task, found, needs, stages=stages))
+
+
 def plan(
     model: Any = None,
     *,
@@ -122,3 +153,35 @@ def plan(
         raw: Mapping[str, Any] = {**settings, **materialise(Path(folder), model, tokenizer, rows)}
         named = list(techniques) or ([str(settings["technique"])] if settings.get("technique") else [])
         return predict_all(configuration.build(RunConfig, raw), named)
+
+
+def advise(
+    model: Any = None,
+    *,
+    tokenizer: Any = None,
+    train: Any = None,
+    validation: Any = None,
+    eval: Any = None,
+    techniques: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    **settings: Any,
+) -> dict[str, Any]:
+    """Rank techniques for a case, with the reason and the evidence for each place, without a step.
+
+    Args:
+        model: as of `plan`, like `tokenizer`, `train`, `validation`, `eval`.
+        tokenizer: needed with a model object.
+        train: the rows that would be learned from.
+        validation: rows that choices are made on.
+        eval: rows that are only measured.
+        techniques: those to rank; default: all.
+        needs: what must be given: some of `merge`, `switch`, `latency`, `keep`.
+        **settings: any setting of `tunesmith.train`.
+
+    Returns:
+        `technique` (the one advised, or None), `ranked` (each with `behind`, `learning_rate`, `reasons`, `unmet`), `case`, and of a stream `strategies`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        rows = {"train": train, "validation": validation, "eval": eval}
+        raw: Mapping[str, Any] = {**settings, **materialise(Path(folder), model, tokenizer, rows)}
+        return advise_on(configuration.build(RunConfig, raw), techniques, needs).advice.as_json()

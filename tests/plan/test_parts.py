@@ -118,7 +118,8 @@ def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch
 
 def prediction(**more: Any) -> Prediction:
     given = {"technique": "lora", "trainable_parameters": 10, "total_parameters": 100, "steps": 5, "memory": {"libraries": 60, "weights": 40},
-             "seconds": 2.0, "artifact_bytes": 7, "available_bytes": 1000, "largest_batch": 9, "unknown": {}}  # fmt: skip
+             "seconds": 2.0, "artifact_bytes": 7, "available_bytes": 1000, "largest_batch": 9, "rows": 40, "architecture": "encoder",
+             "unknown": {}}  # fmt: skip
     return Prediction(**{**given, **more})
 
 

@@ -18,6 +18,8 @@ Examples:
   tunesmith plan --model asset:bert-tiny --train asset:movie-reviews
   tunesmith plan --model ./llama --task instruction --train rows.jsonl --techniques lora,qlora,full --batch-size 8
   tunesmith plan --config run.yaml --set training.gradient_checkpointing=true
+  tunesmith plan --model asset:minilm --train reviews.csv --advise
+  tunesmith plan --model asset:minilm --train reviews.csv --advise --needs merge,latency --output run.yaml
 Each technique is prepared as `train` would, in a process of its own; no step is taken and no folder is left.
 """
 
@@ -36,6 +38,10 @@ def plan(
     seed: f.Seed = None, epochs: f.Epochs = None, max_steps: f.MaxSteps = None, batch_size: f.BatchSize = None,
     max_length: f.MaxLength = None, max_train_rows: f.MaxTrainRows = None, max_eval_rows: f.MaxEvalRows = None,
     dtype: f.Dtype = None, device: f.Device = None, trust_remote_code: f.TrustRemoteCode = False, no_doctor: f.NoDoctor = False,
+    advise: Annotated[bool, typer.Option("--advise", help="rank the techniques for this case, with reasons and a config to train with")] = False,
+    needs: Annotated[str | None, typer.Option(help="of --advise: what must be given, some of merge,switch,latency,keep")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="of --advise: write the config to this file")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file of --output")] = False,
     config: f.Config = None, set_: f.Set = None, json: f.Json = False, verbose: f.Verbose = 0, quiet: f.Quiet = False,
 ) -> None:  # fmt: skip
     """Say what training would take."""
@@ -49,12 +55,29 @@ def plan(
         "doctor": "off" if no_doctor else None,
     }  # fmt: skip
     from tunesmith import config as configuration
-    from tunesmith import dry_run
+    from tunesmith import dry_run, durable
     from tunesmith.config import RunConfig
+    from tunesmith.errors import UserError
 
+    if not advise and (needs or output):
+        raise UserError(f"{'--needs' if needs else '--output'} belongs to --advise; add it.")
     raw = f.layered(config, set_, given)
-    listed = f.words(techniques) or ([str(raw["technique"])] if raw.get("technique") else [])
-    found = dry_run.predict_all(configuration.build(RunConfig, raw), listed)
+    listed = f.words(techniques) or ([str(raw["technique"])] if raw.get("technique") and not advise else [])
+    built = configuration.build(RunConfig, raw)
+    if advise:
+        from tunesmith.cli import show_advice
+
+        place = show_advice.place(output, overwrite)
+        advised = dry_run.advise_on(built, listed, f.words(needs) or ())
+        text = show_advice.config_text(raw, built, advised)
+        if place is not None and text is not None:
+            durable.write(place, text.encode("utf-8"))
+        if json:
+            f.emit({"techniques": list(advised.predictions), "advice": {**advised.advice.as_json(), "config": text}})
+        else:
+            show_advice.say(advised, text, place)
+        return
+    found = dry_run.predict_all(built, listed)
     if json:
         f.emit({"techniques": found})
         return

@@ -114,6 +114,8 @@ def forecast(session: Session, known: Known) -> Prediction:
         artifact_bytes=artifact_bytes(session.heads, session.technique),
         available_bytes=0 if stands is None else stands.available,
         largest_batch=None if stands is None or "memory" in unknown else stands.largest,
+        rows=sum(len(feed.rows.lengths) for feed in _feeds(session)),
+        architecture="recurrent" if session.backbone.recurrent else session.backbone.kind,
         unknown=unknown,
     )
 
@@ -130,6 +132,11 @@ def stored_bytes(feed: Any) -> int:
         else None
     )
     return 0 if column is None else int(column.values.nbytes)
+
+
+def _feeds(session: Session) -> list[Any]:
+    """One of each task."""
+    return list(session.feed.feeds.values()) if isinstance(session.feed, MixedFeed) else [session.feed]
 
 
 def _beside(session: Session) -> dict[str, str]:
@@ -202,11 +209,7 @@ def _kept(session: Session, worst: Shape) -> Kept | None:
 def _room(session: Session, known: Known, found: Kept, worst: Shape, held: tuple[int, int], slack: float = 0.0) -> Room:
     every = {id(p): p for p in session.heads.parameters()}.values()
     file_bytes = sum(p.numel() * (4 if p.is_floating_point() else p.element_size()) for p in every)
-    most = (
-        max(len(feed.lengths) for feed in session.feed.feeds.values())
-        if isinstance(session.feed, MixedFeed)
-        else len(session.feed.lengths)
-    )
+    most = max(len(feed.lengths) for feed in _feeds(session))
     return room(
         session.heads, session.masters, session.device, found, worst.rows, most, known.stored, file_bytes,
         now=held[0], peak=held[1], slack=slack, best=session.config.training.keep_best,

@@ -25,6 +25,8 @@ class Prediction:
         artifact_bytes: of the folder that is kept.
         available_bytes: what this process has and can get.
         largest_batch: the most rows of the longest kind in one forward pass that fit; 0: not even one.
+        rows: training rows (of a task that cuts long ones, their pieces).
+        architecture: encoder, decoder, encoder-decoder or recurrent.
         unknown: why something is None, by its name.
     """
 
@@ -37,6 +39,8 @@ class Prediction:
     artifact_bytes: int | None
     available_bytes: int
     largest_batch: int | None
+    rows: int
+    architecture: str
     unknown: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -112,6 +116,7 @@ def several(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "memory": memory,
         "seconds": None if None in seconds else sum(seconds),
         "steps": sum(each["steps"] for each in stages),
+        "rows": sum(each["rows"] for each in stages),
         "fits": False if False in fits else None if None in fits else True,
         "available_bytes": min(each["available_bytes"] for each in stages),
         "largest_batch": None if None in (found := [each["largest_batch"] for each in stages]) else min(found),

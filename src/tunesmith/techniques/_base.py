@@ -38,6 +38,8 @@ class Technique(ABC):
     """Whether the attached model computes what the untouched one does before the first step."""
     saves: ClassVar[Literal["state", "peft", "model"]] = "state"
     """state: our own file of trained tensors; peft: a folder that peft opens; model: a whole model folder."""
+    folds: ClassVar[bool] = False
+    """Whether what it learned with its defaults can be merged, so that a plain model remains and an answer takes no longer than the base's own."""
     cache_boundary: ClassVar[Literal["base"] | None] = None
     """What may be computed once and kept: the base's output when nothing below the head learns."""
     variant_of: ClassVar[str | None] = None

@@ -95,6 +95,7 @@ class PeftTechnique(Technique):
     """Attach, save and load through peft; subclasses say which configuration."""
 
     saves: ClassVar[Literal["state", "peft", "model"]] = "peft"
+    folds: ClassVar[bool] = True
     given: Any = None
     """A peft configuration to use as it stands, in place of the one that the options make (an adapter made elsewhere)."""
     adapter_name: str = ADAPTER

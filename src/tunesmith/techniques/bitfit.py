@@ -6,7 +6,7 @@ model without biases (Llama, Gemma, T5) has nothing to train and is refused.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -30,6 +30,7 @@ class BitFit(Technique):
 
     Options = Options
     default_learning_rate = 1e-3
+    folds: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:
         """Freeze everything but biases."""

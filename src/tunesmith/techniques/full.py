@@ -34,6 +34,7 @@ class Full(Technique):
     Options = Options
     default_learning_rate = 5e-5
     saves: ClassVar[Literal["state", "peft", "model"]] = "model"
+    folds: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:
         """Unfreeze everything, or everything from the lowest layer that is to learn on.
