@@ -578,6 +578,50 @@ def planned() -> Iterator[str]:
     yield ""
 
 
+def advised() -> Iterator[str]:
+    """Small comparisons of all techniques, and what each is advised from the others."""
+    if not (RESULTS / "advice.json").is_file():
+        return
+    found = read("advice.json")
+    cases, tried = found["cases"], {each["case"]: each for each in found["leave_one_out"]}
+    hits = sum(each["within_noise"] for each in tried.values())
+    behind = statistics.mean(each["behind"] for each in tried.values())
+    yield "## All techniques side by side, and what is advised\n"
+    yield (
+        f"`{found['command']}`: {len(cases)} small comparisons, each technique at the rate that the same search gave it, three seeds. Points behind the best technique of "
+        "the case (for perplexity percent); `=`: within noise of it. The advised technique is the one that `tunesmith plan --advise` puts first from the other cases alone.\n"
+    )
+    names = sorted({name for each in cases for name in each["techniques"]})
+    yield "| case | metric, best | " + " | ".join(names) + " | advised |"
+    yield "|---|---|" + "---|" * (len(names) + 1)
+    for each in cases:
+        techniques = each["techniques"]
+        best = next(one["score"] for one in techniques.values() if one["behind"] == 0)
+        cells = [
+            "-"
+            if name not in techniques
+            else f"{techniques[name]['behind']:.1f}{' =' if techniques[name]['tie'] else ''}"
+            for name in names
+        ]
+        one = tried[each["name"]]
+        yield (
+            f"| {each['name']} | {each['metric']} {number(best)} | {' | '.join(cells)} "
+            f"| {one['advised']}, {'within noise' if one['within_noise'] else 'behind'} |"
+        )
+    yield ""
+    yield (
+        f"Advised within noise of the best: {hits} of {len(cases)}, {behind:.1f} points behind on average. Always the same technique instead: "
+        + ", ".join(f"{name} {count}" for name, count in sorted(found["always"].items(), key=lambda pair: -pair[1]))
+        + ".\n"
+    )
+    if found["latency"]:
+        yield "One row of 32 tokens through each artifact of minilm, unmerged, in units of the fully fine-tuned model (one thread, taking turns):\n"
+        yield "| " + " | ".join(found["latency"]) + " |"
+        yield "|" + "---|" * len(found["latency"])
+        yield "| " + " | ".join(f"{value:.2f}" for value in found["latency"].values()) + " |"
+        yield ""
+
+
 def page() -> str:
     """All of it."""
     versions = read("classification_vs_trainer.json")["versions"]
@@ -612,6 +656,7 @@ def page() -> str:
                 *bits(),
                 *served(),
                 *comparing(),
+                *advised(),
             ]
         ).rstrip()
         + "\n"
