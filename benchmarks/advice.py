@@ -47,15 +47,15 @@ class Small:
 
 
 CASES = (
-    Small("reviews-200-bert-tiny", "bert-tiny", "movie-reviews", 200, 5),
-    Small("reviews-2000-bert-tiny", "bert-tiny", "movie-reviews", 2000, 2, batch=16),
-    Small("amazon-500-bert-tiny", "bert-tiny", "amazon-reviews", 500, 3),
-    Small("tweets-1000-bert-tiny", "bert-tiny", "tweets", 1000, 2),
-    Small("spam-400-bert-tiny", "bert-tiny", "spam", 400, 2),
+    Small("reviews-200-bert-tiny", "bert-tiny", "movie-reviews", 200, 5, eval_rows=1000),
+    Small("reviews-2000-bert-tiny", "bert-tiny", "movie-reviews", 2000, 2, batch=16, eval_rows=1000),
+    Small("amazon-500-bert-tiny", "bert-tiny", "amazon-reviews", 500, 3, eval_rows=1000),
+    Small("tweets-1000-bert-tiny", "bert-tiny", "tweets", 1000, 2, eval_rows=1000),
+    Small("spam-400-bert-tiny", "bert-tiny", "spam", 400, 2, eval_rows=1000),
     Small("entities-1000-bert-tiny", "bert-tiny", "wnut-tweets", 1000, 3, task="token-classification"),
-    Small("reviews-100-minilm", "minilm", "movie-reviews", 100, 4),
-    Small("reviews-500-minilm", "minilm", "movie-reviews", 500, 2),
-    Small("spam-200-minilm", "minilm", "spam", 200, 2),
+    Small("reviews-100-minilm", "minilm", "movie-reviews", 100, 4, eval_rows=500),
+    Small("reviews-500-minilm", "minilm", "movie-reviews", 500, 2, eval_rows=500),
+    Small("spam-200-minilm", "minilm", "spam", 200, 2, eval_rows=500),
     Small("entities-400-minilm", "minilm", "wnut-tweets", 400, 2, task="token-classification"),
     Small("intents-300-minilm", "minilm", "home-intents-vi", 300, 4),
     Small("questions-150-minilm", "minilm", "population-qa", 150, 3, task="question-answering", length=192, eval_rows=40),

@@ -36,7 +36,7 @@ class RetainOptions(Options):
 
 
 class SpreadOptions(Options):
-    """Of a comparison: which settings are studied, how much time it may take, and where its runs run."""
+    """Of a comparison: which settings are studied, how much time it may take, where its runs run, and what its report shows of the data."""
 
     grid: dict[str, list[Any]] = Field(default_factory=dict, description="values of settings to study, by their keys")
     budget: str | None = Field(
@@ -45,6 +45,9 @@ class SpreadOptions(Options):
     jobs: int = Field(1, ge=1, description="runs at once on this machine, which share its cores")
     ray: str | None = Field(
         None, description="spread the runs over the Ray cluster at this address (auto: a local one)"
+    )
+    examples: int = Field(
+        6, ge=0, description="eval rows that techniques disagree on, for all who read the report; 0: none"
     )
 
 

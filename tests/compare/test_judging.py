@@ -109,13 +109,17 @@ def test_a_run_without_counts_is_not_judged(done: Any) -> None:
 
 def test_examples_are_rows_that_divide_techniques(done: Any) -> None:
     found = done.results["examples"]
-    assert 0 < len(found) <= examples.SHOWN
+    assert 0 < len(found) <= 6
     for each in found:
         said = {one["technique"]: one["answer"] for one in each["answers"]}
         assert set(said) == {"full", "lora"} and said["full"] != said["lora"]
         assert each["target"] == toy_rows(40)[each["row"] - 1]["label"]
         assert each["input"] == {"text": toy_rows(40)[each["row"] - 1]["text"]}
         assert [one["right"] for one in each["answers"]] == [one["answer"] == each["target"] for one in each["answers"]]
+    scene = Scene.of(configuration.build(CompareConfig, configuration.read_file(done.folder / "comparison.yaml")))
+    answers = [judging.Answers.read(run, done.folder, 40) for run in done.results["runs"]]
+    chosen = [examples.choose([each for each in answers if each], scene, most) for most in (0, 1, 100)]
+    assert chosen[0] == [] and len(chosen[1]) == 1 and len(chosen[2]) >= len(found)
     evil = "</p><script>alert(1)</script>"
     results = {**done.results, "examples": [{**found[0], "input": {"text": evil}, "target": evil}]}
     page = render(results)

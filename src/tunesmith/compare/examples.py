@@ -16,19 +16,19 @@ from tunesmith.tasks._base import Answer
 if TYPE_CHECKING:
     from tunesmith.compare.judging import Answers, Scene
 
-SHOWN = 6
 LONGEST = 320  # characters of an input
 ANSWER = 120  # characters of an answer or target
 
 
-def choose(answers: Sequence[Answers], scene: Scene) -> list[dict[str, Any]]:
+def choose(answers: Sequence[Answers], scene: Scene, most: int) -> list[dict[str, Any]]:
     """The rows to show: number, input, target, and each technique's answer and whether it is right.
 
     Args:
         answers: of all runs.
         scene: the eval rows.
+        most: how many.
     """
-    if scene.task.name == "language-modeling":
+    if not most or scene.task.name == "language-modeling":
         return []
     first: dict[tuple[Any, Any], Answers] = {}
     for each in answers:
@@ -52,7 +52,7 @@ def choose(answers: Sequence[Answers], scene: Scene) -> list[dict[str, Any]]:
             share = sum(bool(value) for value in right.values()) / len(right)
             ranked.append((-share * (1 - share), -different, place, said, right))
     ranked.sort(key=lambda item: item[:3])
-    return [shown(place, said, right, scene) for _, _, place, said, right in ranked[:SHOWN]]
+    return [shown(place, said, right, scene) for _, _, place, said, right in ranked[:most]]
 
 
 def shown(place: int, said: Mapping[str, Any], right: Mapping[str, bool | None], scene: Scene) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def judge(
                 f"A SELF-TEST OF THE METRICS FAILED, do not trust these numbers: {each['name']}: {each['what']}; expected {each['expected']}, "
                 f"found {each['found']}."
             )
-    return Judged(judged, tested, examples.choose(answers, scene), best)
+    return Judged(judged, tested, examples.choose(answers, scene, config.examples), best)
 
 
 def against_best(

@@ -24,7 +24,7 @@ EVALUATIONS = 4  # points of the learning curve of each run
 ALONE = "alone"
 NEVER_OF_A_RUN = {
     *("models", "techniques", "strategies", "baselines", "seeds", "alone", "options", "learning_rates"),
-    *("grid", "budget", "jobs", "ray", "search"),
+    *("grid", "budget", "jobs", "ray", "search", "examples"),
 }
 
 
