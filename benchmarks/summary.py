@@ -578,6 +578,64 @@ def planned() -> Iterator[str]:
     yield ""
 
 
+def compared() -> Iterator[str]:
+    """The full protocol on real data, and studies of one setting."""
+    names = ("reviews", "entities", "instructions")
+    found = {name: RESULTS / f"comparison_{name}.json" for name in (*names, "rank", "rows", "epochs")}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.is_file()}
+    if not found:
+        return
+    yield "## The full protocol on real data\n"
+    yield (
+        "`python benchmarks/comparisons.py`. A rate for each technique by the same search on validation rows, three seeds, the same rows and tokens; `tie`: the paired bootstrap "
+        "over eval rows and seeds cannot tell it from the best ([comparing.md](comparing.md)). Two runs shared the machine, a core each: seconds compare within a table.\n"
+    )
+    for name, results in found.items():
+        protocol = results["protocol"]
+        yield f"### {name}\n"
+        yield f"`{protocol['command']}`\n"
+        if results.get("studies"):
+            yield from studied(results)
+            continue
+        yield f"| technique | {protocol['primary']} | to the best | rate | parameters that learn | training seconds | peak memory, MiB | artifact, MiB |"
+        yield "|---|---|---|---|---|---|---|---|"
+        for row in results["rows"]:
+            if row["status"] != "finished":
+                yield f"| {row['technique']} | {row['status']}: {row['reason']} | | | | | | |"
+                continue
+            against, primary = row["against_best"], row["primary"]
+            spread = "" if primary["low"] is None else f" ± {number(primary['high'] - primary['mean'])}"
+            behind = "-" if against is None else f"{'tie, ' if against['tie'] else ''}{number(against['difference'])}"
+            trained = row["kind"] == "technique"
+            cells = [
+                f"{row['technique']}",
+                f"{number(primary['mean'])}{spread}",
+                behind,
+                f"{row['learning_rate']:.2g}" if trained else "-",
+                f"{row['trainable_parameters']:,.0f}" if trained else "-",
+                number(row["train_seconds"]) if trained else "-",
+                f"{row['peak_memory_bytes'] / 2**20:,.0f}" if trained else "-",
+                f"{row['artifact_bytes'] / 2**20:,.1f}" if trained else "-",
+            ]
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def studied(results: dict[str, Any]) -> Iterator[str]:
+    """The curve of each technique over the values of a setting."""
+    yield f"| technique | setting | {results['protocol']['primary']} | parameters that learn | training seconds | |"
+    yield "|---|---|---|---|---|---|"
+    for entry in results["studies"]:
+        for point in entry["points"]:
+            spread = "" if point["low"] is None else f" ± {number(point['high'] - point['mean'])}"
+            marks = [word for word in ("knee", "best") if str(entry[word]) == str(point["value"])]
+            yield (
+                f"| {entry['technique']} | {entry['key']}={point['value']} | {number(point['mean'])}{spread} | {point['trainable_parameters']:,.0f} "
+                f"| {number(point['train_seconds'])} | {', '.join(marks)} |"
+            )
+    yield ""
+
+
 def advised() -> Iterator[str]:
     """Small comparisons of all techniques, and what each is advised from the others."""
     if not (RESULTS / "advice.json").is_file():
@@ -656,6 +714,7 @@ def page() -> str:
                 *bits(),
                 *served(),
                 *comparing(),
+                *compared(),
                 *advised(),
             ]
         ).rstrip()

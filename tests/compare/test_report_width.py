@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,27 @@ def test_the_page_does_not_scroll_sideways(tmp_path: Path) -> None:
     for each in seen[1].split():
         content, window = map(int, each.split("/"))
         assert content <= window, seen[1]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+def test_it_prints_on_two_pages(tmp_path: Path) -> None:
+    """With a search for every technique and all self-tests; rows that techniques disagree on and what is folded away stay on the screen."""
+    assert BROWSER
+    found = judged()
+    named = [row["technique"] for row in found["rows"] if row["kind"] == "technique"]
+    assert len(named) >= 10
+    found["search"] = [{**found["search"][0], "technique": name} for name in named]
+    found["protocol"]["self_tests"] = found["protocol"]["self_tests"] * 5
+    page = render(found)
+    assert "<details>" in page and "Where techniques disagree" in page
+    pages = {}
+    for name, text in (("folded", page), ("unfolded", page.replace("<details>", "<details open>"))):
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000",
+             f"--print-to-pdf={tmp_path / name}.pdf", "--no-pdf-header-footer", (tmp_path / f"{name}.html").as_uri()],
+            capture_output=True, timeout=120, check=True,
+        )  # fmt: skip
+        pages[name] = len(re.findall(rb"/Type\s*/Page\b(?!s)", (tmp_path / f"{name}.pdf").read_bytes()))
+    assert pages["folded"] == 2
+    assert pages["unfolded"] > 2  # so that pages are really counted
