@@ -231,11 +231,22 @@ def begin(run: Model, start: Path | None) -> Yardstick | None:
     return found
 
 
-def _general(run: Model, wanted: RetainOptions) -> Yardstick:
-    """A text under the model's own output layer; where the checkpoint brings none, its representations."""
+def rows_of(config: RunConfig) -> Rows:
+    """What is to be kept, as every run of this configuration reads it."""
+    wanted = config.retain
+    assert wanted is not None
+    if wanted.task:
+        task = _task(str(wanted.task), config.options.get(registry.resolve("task", str(wanted.task)).name, {}))
+        rows = sources.read(wanted.data, wanted.columns, task.required, task.optional, task.synonyms, task.plain_text)
+        return sources.subset(rows, wanted.rows, "retain")
     language = _task("language-modeling", {})
     rows = sources.read(wanted.data, wanted.columns, ("text",), (), language.synonyms, "lines")
-    rows = passages(rows, wanted.rows or PASSAGES)
+    return passages(rows, wanted.rows or PASSAGES)
+
+
+def _general(run: Model, wanted: RetainOptions) -> Yardstick:
+    """A text under the model's own output layer; where the checkpoint brings none, its representations."""
+    rows = rows_of(run.config)
     task = _language(run.source.path, run.config.trust_remote_code)
     if task is None:
         why = f"a {run.heads.model.config.model_type} model has no language-model head"
@@ -264,8 +275,7 @@ def _of_task(run: Model, wanted: RetainOptions, before: Model | None) -> Yardsti
     """Rows of a task that the model can do already."""
     config = run.config
     task = _task(str(wanted.task), config.options.get(registry.resolve("task", str(wanted.task)).name, {}))
-    rows = sources.read(wanted.data, wanted.columns, task.required, task.optional, task.synonyms, task.plain_text)
-    rows = sources.subset(rows, wanted.rows, "retain")
+    rows = rows_of(config)
     for name, reading in reversed(list(before.readings.items() if before else ())):
         if reading.task.name != task.name:
             continue

@@ -14,10 +14,11 @@ import yaml
 import tunesmith
 from tunesmith import config as configuration
 from tunesmith import processes
-from tunesmith.compare import budget, contender, halving
+from tunesmith.compare import budget, contender, halving, runner
 from tunesmith.compare.checks import Identity
 from tunesmith.config import CompareConfig
 from tunesmith.errors import ConfigError, Interrupted, UserError
+from tunesmith.run_folder import config_sha256
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
@@ -97,7 +98,21 @@ class World:
         patch.setattr(budget.time, "perf_counter", lambda: self.now)
         patch.setattr(processes, "call", self.call)
 
+    def baseline(self, text: str) -> dict[str, Any]:
+        place = Path(yaml.safe_load(text)["output"])
+        place.mkdir(parents=True, exist_ok=True)
+        self.now += 1
+        run = configuration.build(tunesmith.config.RunConfig, yaml.safe_load(text))
+        result = {
+            "status": "finished", "metrics": {"before": {}, "after": {"accuracy": 0.5, "loss": 0.7}, "primary": "accuracy"},
+            "cost": {"train_seconds": 0.0}, "training": {}, "provenance": {"data_sha256": {}, "config_sha256": config_sha256(run)},
+        }  # fmt: skip
+        (place / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        return result
+
     def call(self, target: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if "baseline_payload" in target:
+            return self.baseline(payload["config"])
         config = yaml.safe_load(payload["config"])
         name, place = config["technique"], Path(config["output"])
         self.calls.append((name, payload["share"], payload["step"]))
@@ -120,15 +135,15 @@ class World:
             "status": "finished", "metrics": {"before": metrics, "after": metrics, "primary": "accuracy"},
             "cost": {"train_seconds": at * SPEED[name]}, "training": {}, "provenance": {"data_sha256": {}},
         }  # fmt: skip
-        from tunesmith.run_folder import config_sha256
-
         run = configuration.build(tunesmith.config.RunConfig, config)
         result["provenance"]["config_sha256"] = config_sha256(run)
         (place / "result.json").write_text(json.dumps(result), encoding="utf-8")
         return result
 
 
-def race(folder: Path, world: World, length: str) -> tuple[halving.Halving, dict[str, dict[str, Any]]]:
+def race(
+    folder: Path, world: World, length: str, refuse: Any = None, **more: Any
+) -> tuple[halving.Halving, dict[str, dict[str, Any]]]:
     given = {
         "model": "m",
         "train": "a.csv",
@@ -136,12 +151,13 @@ def race(folder: Path, world: World, length: str) -> tuple[halving.Halving, dict
         "baselines": [],
         "budget": length,
         "output": str(folder),
+        **more,
     }
     config = configuration.build(CompareConfig, given)
     halving.check(config)
     folder.mkdir(exist_ok=True)
     box = halving.Halving(config, folder, Identity({"": {}}), world.now)
-    return box, {run["technique"]: run for run in box.carry_out_all(None)}
+    return box, {run["technique"]: run for run in box.carry_out_all(refuse)}
 
 
 def test_everything_is_finished_where_there_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +190,17 @@ def test_the_hopeless_are_dropped_and_the_box_is_kept(
     assert {name: (run["status"], run["reason"]) for name, run in again.items()} == {
         name: (run["status"], run["reason"]) for name, run in runs.items()
     }
+
+
+def test_baselines_are_found_again_where_steps_were_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are run before it is known how many steps fit, so that the same command must not take them for others'."""
+    world = World(monkeypatch)
+    given: dict[str, Any] = {"refuse": runner.refuse_others, "baselines": ["majority"], "epochs": 3}
+    box, runs = race(tmp_path, world, "10m", **given)
+    assert box.about()["steps"] < STEPS and runs["majority"]["status"] == "finished"
+    world.calls.clear()
+    _, again = race(tmp_path, world, "10m", **given)
+    assert world.calls == [] and again.keys() == runs.keys()
 
 
 def test_more_time_finishes_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +265,26 @@ def test_a_run_that_paused_is_the_same_run(models: Path, tmp_path: Path) -> None
     assert (about["given"], about["steps"], about["judged_on"]) == ("20m", 9, "validation")
     assert boxed.results["protocol"]["rows"]["validation"] > 0
     assert "20m" in boxed.report.read_text(encoding="utf-8")
+
+
+def test_a_box_that_is_shorter_than_anything_finishes_one(models: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "train": toy_rows(60),
+        "eval": toy_rows(8),
+        "seeds": [0],
+        "baselines": [],
+        "batch_size": 4,
+        "max_steps": 4,
+    }
+    for _ in range(2):  # the second call finds it there
+        done = tunesmith.compare(
+            str(tiny_model("bert", models / "bert")),
+            techniques=["lora"],
+            budget="1s",
+            output=tmp_path / "short",
+            **given,
+        )
+        assert [run["status"] for run in done.results["runs"] if run["technique"] == "lora"] == ["finished"]
 
 
 def test_a_child_is_stopped_when_its_time_is_over() -> None:

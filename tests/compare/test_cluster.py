@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tunesmith
+from tunesmith import config as configuration
+from tunesmith.config import CompareConfig
 from tunesmith.errors import UserError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
@@ -46,13 +49,53 @@ def test_a_second_try_of_a_task_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(processes, "answer", lambda target, payload: asked.append(payload) or {"result": {}})
     monkeypatch.setattr(cluster.os, "environ", dict(os.environ))
     payload = {"place": str(tmp_path), "overwrite": True, "resume": False}
-    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
-    for token, mark in (("a", None), ("a", "b"), ("a", "a")):
+    own, now = tmp_path / "config.yaml", time.time()
+    own.write_text("", encoding="utf-8")
+    for token, mark, age in (("a", None, 0), ("a", "b", 0), ("a", "a", 0), ("a", "a", 60)):
         if mark is not None:
             (tmp_path / cluster.ATTEMPT).write_text(mark, encoding="utf-8")
+            os.utime(tmp_path / cluster.ATTEMPT, (now, now))
+            os.utime(own, (now - age, now - age))  # older than the first try: what another run left there
         cluster.work("x:y", dict(payload), {}, token)
         assert not (tmp_path / cluster.ATTEMPT).exists()
-    assert [(each["overwrite"], each["resume"]) for each in asked] == [(True, False), (True, False), (False, True)]
+    begun = [(each["overwrite"], each["resume"]) for each in asked]
+    assert begun == [(True, False), (True, False), (False, True), (True, False)]
+
+
+def test_a_fresh_run_whose_node_dies_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a comparison sends for a run that begins is what a second try goes on with."""
+    from tunesmith import processes
+    from tunesmith.compare import carrying, cluster
+    from tunesmith.compare.planning import plan
+
+    given = {
+        "model": "m",
+        "train": "a.csv",
+        "techniques": ["lora"],
+        "baselines": [],
+        "seeds": [0],
+        "output": str(tmp_path),
+    }
+    (planned,) = plan(configuration.build(CompareConfig, given), tmp_path)
+    place, asked = Path(str(planned.run.output)), []
+
+    def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
+        asked.append((payload["overwrite"], payload["resume"]))
+        (place / "config.yaml").write_text("", encoding="utf-8")
+        if len(asked) == 1:
+            raise ConnectionError("the node is gone")
+        return {}
+
+    monkeypatch.setattr(processes, "answer", answer)
+    monkeypatch.setattr(cluster.os, "environ", dict(os.environ))
+
+    def call(target: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
+        with pytest.raises(ConnectionError):
+            cluster.work(target, {**payload, "place": str(place)}, {}, "a")
+        return cluster.work(target, {**payload, "place": str(place)}, {}, "a")
+
+    carrying._carry_out(planned, tmp_path, "lora", {}, call)
+    assert asked == [(True, False), (False, True)]
 
 
 WORLD = """

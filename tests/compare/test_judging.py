@@ -206,6 +206,29 @@ def test_right_metrics_pass_their_tests(name: str, tmp_path: Path) -> None:
     json.dumps(found)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+def test_rare_answers_are_no_false_alarm(metric: str, tmp_path: Path) -> None:
+    """Where 30 shuffles may all miss, a mean of nothing is no proof of another expectation."""
+    rows = [{"text": f"mail {number}", "label": "spam" if number in (5, 40, 77) else "ham"} for number in range(100)]
+    for place in range(12):
+        said = iter(range(100))
+        (one,), scene, _ = world(
+            "text-classification",
+            tmp_path,
+            lambda *_, said=said, place=place: ("spam", 1) if next(said) in (place, 50 + place) else ("ham", 0),
+            rows=rows,
+        )
+        found = self_tests.chance(one, scene, metric)
+        assert found is not None and found["passed"], found
+
+
+def test_classes_that_are_fractions_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"film {number}", "label": (number % 5) / 2} for number in range(60)]
+    problem = {"text-classification": {"problem": "single-label"}}
+    scene = world("text-classification", tmp_path, lambda true, _: (f"{true / 2:g}", true), rows=rows, **problem)
+    assert {test["name"] for test in self_tests.carry_out(*scene) if not test["passed"]} == set()
+
+
 def test_wrong_metrics_fail_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each self-test is failed by the mistake it is there for."""
     from tunesmith.evaluation import forgetting

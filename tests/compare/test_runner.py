@@ -13,7 +13,7 @@ from tunesmith import config as configuration
 from tunesmith.compare.planning import plan
 from tunesmith.compare.runner import rates_in_words
 from tunesmith.config import CompareConfig
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UserError
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 
@@ -200,3 +200,39 @@ def test_a_technique_may_have_a_rate_of_its_own(tmp_path: Path) -> None:
     assert rates_in_words(config) == "the same for all, given; given for prompt-tuning 0.3, full 0.0001"
     with pytest.raises(ConfigError, match="did you mean `lora`"):
         configuration.build(CompareConfig, {**given, "learning_rates": {"lore": 0.1}})
+
+
+def test_what_is_retained_belongs_to_a_run(models: Path, tmp_path: Path) -> None:
+    """Runs that keep other rows are not of one row of the table, wherever those rows lie."""
+    kept = [[{"text": f"{word} {number}"} for number in range(4)] for word in ("one", "two")]
+    given: dict[str, Any] = {
+        "train": toy_rows(16), "eval": toy_rows(4), "techniques": ["bitfit"], "baselines": [], "max_steps": 1, "batch_size": 4, "output": tmp_path / "c",
+    }  # fmt: skip
+    model = str(tiny_model("bert", models / "bert"))
+    first = tunesmith.compare(model, seeds=[0], retain=kept[0], **given)
+    same = tunesmith.compare(model, seeds=[0], retain=kept[0], **given)
+    runs = [next(run for run in each.results["runs"] if run["technique"] == "bitfit") for each in (first, same)]
+    assert runs[0]["forgetting"] == runs[1]["forgetting"]
+    with pytest.raises(UserError, match=r"other settings|other rows"):
+        tunesmith.compare(model, seeds=[0, 1], retain=kept[1], **given)
+
+
+def test_options_of_what_is_retained_reach_the_runs(tmp_path: Path) -> None:
+    given = {
+        "model": "m",
+        "train": "a.csv",
+        "techniques": ["lora"],
+        "baselines": [],
+        "seeds": [0],
+        "output": str(tmp_path),
+    }
+    asked = {"retain": {"data": "q.jsonl", "task": "token-classification"}, "token-classification": {"scheme": "plain"}}
+    (planned,) = plan(configuration.build(CompareConfig, {**given, **asked}), tmp_path)
+    assert planned.run.options["token-classification"]["scheme"] == "plain"
+    (without,) = plan(configuration.build(CompareConfig, {**given, **asked, "retain": None}), tmp_path)
+    assert "token-classification" not in without.run.options
+
+
+def test_where_a_studied_rate_comes_from() -> None:
+    given = {"model": "m", "train": "a.csv", "techniques": ["lora"], "grid": {"learning_rate": [1e-3, 1e-4]}}
+    assert rates_in_words(configuration.build(CompareConfig, given)).startswith("studied")

@@ -98,11 +98,40 @@ def test_which_runs_a_grid_makes(tmp_path: Path) -> None:
         ({"lora.rank": [4]}, "at least two values"),
         ({"lora.rank": [4, 4]}, "each of them once"),
         ({"adapter.reduction": [2, 4]}, "add it to techniques"),
+        ({"tfidf.strength": [1, 2]}, "changes nothing here"),
+        ({"ewc.strength": [1, 2]}, "changes nothing here"),
+        ({"distillation.temperature": [1, 2]}, "changes nothing here"),
+        ({"question-answering.stride": [8, 16]}, "changes nothing here"),
+        ({"max_train_rows": [10, None]}, "takes no null"),
+        ({"epochs": [1, 2], "max_steps": [1, 2]}, "two ways to say the same"),
     ],
 )
 def test_what_is_refused(grid: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         study.check(built(grid=grid, techniques=["lora"]))
+
+
+def test_a_rate_is_studied_or_searched() -> None:
+    own = {"grid": {"learning_rate": [1e-3, 1e-4]}, "techniques": ["lora"]}
+    study.check(built(**own))
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        study.check(built(**own, search="halving"))
+    study.check(
+        built(grid={"distillation.temperature": [1, 2]}, techniques=["lora"], objective="distillation", teacher=["t"])
+    )
+
+
+def test_a_new_model_has_its_curve() -> None:
+    """It learns in full whatever was named."""
+    config = built(models=["m", "new:lstm"], model=None, grid={"learning_rate": [1e-3, 1e-4]}, techniques=["lora"])
+    named = {(each.run.model, each.name) for each in plan(config, Path("out"))}
+    rows = [
+        {"technique": name, "model": model, "setting": f"learning_rate={value}", "kind": "technique", "status": "finished", "n": 1,
+         "primary": {"mean": 0.5, "low": None, "high": None, "std": None, "n": 1}, "trainable_parameters": 1, "train_seconds": 1.0, "peak_memory_bytes": 1}
+        for model, name in sorted(named) for value in (1e-3, 1e-4)
+    ]  # fmt: skip
+    assert {(each["model"], each["technique"]) for each in study.studies(config, rows, True)} == named
+    assert named == {("m", "lora"), ("new:lstm", "full")}
 
 
 def test_words_of_the_command_line() -> None:
@@ -136,6 +165,11 @@ def test_a_study_end_to_end(done: Any) -> None:
         assert result["seed"] == 1
     names = {row["technique"]: row.get("setting") for row in done.results["rows"]}
     assert names["majority"] is None and names["lora"] in ("lora.rank=1", "lora.rank=4")
+
+
+def test_examples_name_the_setting(done: Any) -> None:
+    said = {one["technique"] for each in done.results["examples"] for one in each["answers"]}
+    assert said <= {"lora with lora.rank=1", "lora with lora.rank=4"}
 
 
 def test_what_is_shown(done: Any) -> None:

@@ -103,7 +103,8 @@ def _carry_out(planned: Planned, folder: Path, title: str, identity: Mapping[str
                 warn(f"{planned.title} cannot go on and starts over: {error}")
         _note(folder, run, identity)
     say(f"{title} ...")
-    return call(target, {**payload, "overwrite": True})
+    # A run says that it is none to go on with: by that a cluster knows what it may go on with after a node died.
+    return call(target, {**payload, "overwrite": True, **({} if is_baseline else {"resume": False})})
 
 
 def _begun(folder: Path, run: RunConfig, identity: Mapping[str, Any]) -> bool:
@@ -140,7 +141,8 @@ def finished(place: Path, run: RunConfig, identity: Mapping[str, Any]) -> dict[s
         result = dict(json.loads((place / "result.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    seen = {**result.get("provenance", {}), "config_sha256": result.get("provenance", {}).get("config_sha256")}
+    provenance, kept = result.get("provenance", {}), result.get("forgetting") or {}
+    seen = {**provenance, "config_sha256": provenance.get("config_sha256"), "retain_sha256": kept.get("sha256")}
     same = seen["config_sha256"] == config_sha256(run) and all(
         seen.get(name) == value for name, value in identity.items()
     )

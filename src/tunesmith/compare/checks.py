@@ -11,7 +11,7 @@ from tunesmith.compare.models import models_of
 from tunesmith.compare.planning import Planned
 from tunesmith.compare.study import moves_rows
 from tunesmith.config import CompareConfig, RunConfig, is_new
-from tunesmith.errors import ModelError
+from tunesmith.errors import DataError, ModelError
 from tunesmith.stream import for_task
 
 
@@ -24,21 +24,30 @@ class Identity:
         rows: training rows of each task.
         models: hash of each model that is not made from nothing.
         points: of the settings of a grid that change the rows.
+        retained: hash of what must not be forgotten.
     """
 
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     points: dict[str, Identity] = field(default_factory=dict)
+    retained: str | None = None
 
     def of_planned(self, planned: Planned) -> dict[str, Any]:
         """What the provenance of a run must say, on the rows of its point of the grid."""
         point = planned.point
         if point is None or not any(map(moves_rows, point.values)):
-            return self.of(planned.run, planned.task)
+            return self.of(planned.run, planned.task) | self._kept(planned)
         if point.setting not in self.points:
-            self.points[point.setting] = refuse_early(point.config.model_copy(update={"doctor": False}))
-        return self.points[point.setting].of(planned.run, planned.task)
+            try:
+                self.points[point.setting] = refuse_early(point.config.model_copy(update={"doctor": False}))
+            except DataError as error:
+                raise DataError(f"with {point.setting}: {error}") from error
+        return self.points[point.setting].of(planned.run, planned.task) | self._kept(planned)
+
+    def _kept(self, planned: Planned) -> dict[str, Any]:
+        measures = planned.run.retain is not None and planned.kind != "baseline" and self.retained is not None
+        return {"retain_sha256": self.retained} if measures else {}
 
     def of(self, run: RunConfig, task: str | None) -> dict[str, Any]:
         """What the provenance of a run must say.
@@ -75,6 +84,10 @@ def refuse_early(config: CompareConfig) -> Identity:
                 task.check(rows, role)
         at_start(each, task, roles)
         found.data[name], found.rows[name] = roles.sha256(), len(roles.train)
+    if config.retain is not None:
+        from tunesmith.retention import rows_of
+
+        found.retained = rows_of(config).sha256
     for model in models_of(config):
         if not is_new(model):
             source = locate(model)

@@ -40,8 +40,11 @@ def work(target: str, payload: dict[str, Any], environment: dict[str, str], toke
     place = Path(payload["place"])
     place.mkdir(parents=True, exist_ok=True)
     mark = place / ATTEMPT
-    again = mark.is_file() and mark.read_text(encoding="utf-8") == token and (place / "config.yaml").is_file()
-    mark.write_text(token, encoding="utf-8")
+    own, again = place / "config.yaml", mark.is_file() and mark.read_text(encoding="utf-8") == token
+    if not again:
+        mark.write_text(token, encoding="utf-8")
+    # What lies there from before the first try belongs to another run, which that try had not yet cleared away.
+    again = again and own.is_file() and own.stat().st_mtime_ns >= mark.stat().st_mtime_ns
     if again and "resume" in payload and not (place / "result.json").is_file():
         payload = {**payload, "overwrite": False, "resume": True}
     reply = processes.answer(target, payload)

@@ -71,7 +71,8 @@ class Contender:
     def opening(self) -> float:
         """Seconds that it takes beside its steps when it is taken up."""
         before = self.rungs[-2]["seconds"] if len(self.rungs) > 1 else 0.0
-        return float(self.rungs[-1]["wall"] - (self.rungs[-1]["seconds"] - before))
+        # Not below 0: of a run that was probed or interrupted, part of its training lies before this wall clock began.
+        return max(0.0, float(self.rungs[-1]["wall"] - (self.rungs[-1]["seconds"] - before)))
 
     @property
     def per_step(self) -> float:

@@ -30,10 +30,12 @@ def choose(answers: Sequence[Answers], scene: Scene, most: int) -> list[dict[str
     """
     if not most or scene.task.name == "language-modeling":
         return []
-    first: dict[tuple[Any, Any], Answers] = {}
+    first: dict[tuple[Any, str], Answers] = {}
     for each in answers:
         if each.run["kind"] == "technique":
-            first.setdefault((each.run["model"], each.run["technique"]), each)
+            setting = each.run.get("setting")
+            name = f"{each.run['technique']} with {setting}" if setting else str(each.run["technique"])
+            first.setdefault((each.run["model"], name), each)
     several = len({model for model, _ in first}) > 1
     named = {(f"{name}, {model}" if several else str(name)): each for (model, name), each in first.items()}
     if len(named) < 2:

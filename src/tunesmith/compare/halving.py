@@ -51,6 +51,7 @@ class Halving:
             began: on the clock of `time.perf_counter`.
         """
         self.config, self.folder, self.identity = config, folder, identity
+        self.asked = config.model_copy()  # before steps are cut: baselines have none
         self.key = key_of(
             config=config.model_dump(mode="json", exclude={"output", "report_to"}),
             data=identity.data,
@@ -78,6 +79,13 @@ class Halving:
         planned = self._planned()
         if refuse is not None:
             refuse(planned, self.identity)
+        try:
+            return self._carry_out(planned)
+        finally:
+            self._save()  # what was spent until an interruption, too
+
+    def _carry_out(self, planned: list[Planned]) -> list[dict[str, Any]]:
+        """Baselines that read no model, the race, and what is left of the time for the other baselines."""
         entries: dict[str, dict[str, Any]] = {}
         late = []
         for each in planned:
@@ -98,7 +106,6 @@ class Halving:
         entries |= {str(each.planned.run.output): each.entry for each in race if each.entry is not None}
         for each in late:
             entries[str(each.run.output)] = self._baseline(each, self.clock.left)
-        self._save()
         return [entries[str(each.run.output)] for each in planned]
 
     def about(self) -> dict[str, Any]:
@@ -252,7 +259,9 @@ class Halving:
     def _planned(self) -> list[Planned]:
         if self.record.get("steps") and self.record["steps"] != self.record["asked"]:
             self.config.max_steps, self.config.epochs = int(self.record["steps"]), None
-        return list(plan(self.config, self.folder, self.identity.rows))
+        # Baselines as they were asked for, whatever steps fit: the same command has to find them again.
+        whole = [each for each in plan(self.asked, self.folder, self.identity.rows) if each.kind == "baseline"]
+        return whole + [each for each in plan(self.config, self.folder, self.identity.rows) if each.kind != "baseline"]
 
     def _decide_steps(self, planned: Sequence[Planned]) -> None:
         """How many steps a run has and where it is judged, from a few steps of the dearest technique."""
@@ -262,6 +271,7 @@ class Halving:
         dearest = [each for each in techniques if each.name == "full"] + techniques
         for each in dearest:
             began = time.perf_counter()
+            self.sure = Contender(each, "[probe]")  # it tells what the others cost, however long it takes
             try:
                 entry = self._carry(each, "[probe]", PROBE_SHARE, PROBE_STEPS)
             except Paused as pause:

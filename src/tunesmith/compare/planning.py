@@ -215,6 +215,8 @@ def make(config: CompareConfig, settings: dict[str, Any], baseline: str | None =
         registry.resolve(kind, name).name for kind, name in used
     }
     names |= {baseline} if baseline else set()
+    if run.retain is not None:  # what it is asked by, and in which words
+        names |= {"zero-shot", *([registry.resolve("task", run.retain.task).name] if run.retain.task else [])}
     run.options = {name: options for name, options in config.options.items() if name in names}
     for kind, name in used:
         entry = registry.resolve(kind, name)

@@ -266,7 +266,9 @@ def describe(config: CompareConfig, runs: list[dict[str, Any]], command: str | N
 def rates_in_words(config: CompareConfig) -> str:
     """Where the learning rates come from."""
     usual = "the technique's default" if config.learning_rate is None else "the same for all, given"
-    if config.search != "none" and config.learning_rate is None:
+    if "learning_rate" in config.grid:
+        usual = "studied, each value in turn"
+    elif config.search != "none" and config.learning_rate is None:
         usual = "successive halving on validation rows, the same search for every technique"
     own = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
     return f"{usual}; given for {own}" if own else usual

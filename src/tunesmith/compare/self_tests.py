@@ -165,7 +165,8 @@ def _labels(shown: Sequence[Any], rows: Sequence[Mapping[str, Any]], task: Any) 
     right = 0
     for label, row in zip(shown, rows, strict=True):
         true = row["label"]
-        true = str(true).lower() if isinstance(true, bool) else int(true) if isinstance(true, float) else true
+        whole = isinstance(true, float) and true.is_integer()
+        true = str(true).lower() if isinstance(true, bool) else int(true) if whole else true
         right += str(label) == str(true)
     return right / len(rows)
 
@@ -254,7 +255,7 @@ def chance(one: Answers, scene: Scene, primary: str) -> Found | None:
         return None
     said, true, make, name = pairs
     name = name or primary
-    expected, kind = expected_by_chance(said, true, make, name)
+    expected, kind, spread = expected_by_chance(said, true, make, name)
     draw, scores = random.Random(0), []
     for _ in range(SHUFFLES):
         drawn = list(true)
@@ -263,7 +264,8 @@ def chance(one: Answers, scene: Scene, primary: str) -> Found | None:
         for value, target in zip(said, drawn, strict=True):
             metric.update(value, target)
         scores.append(metric.compute()[name])
-    error = float(np.std(scores, ddof=1)) / math.sqrt(SHUFFLES)
+    # Where answers and targets hardly ever meet, 30 shuffles may all score the same, which is not to know the mean exactly.
+    error = max(float(np.std(scores, ddof=1)), spread) / math.sqrt(SHUFFLES)
     what = f"{name} of {one.run['technique']}, seed {one.run['seed']}, against shuffled targets: {kind}"
     return result("shuffled targets give chance", what, expected, float(np.mean(scores)), ERRORS * error + CLOSE)
 
@@ -295,24 +297,37 @@ def pairs_of(one: Answers, scene: Scene) -> tuple[list[Any], list[Any], Callable
 
 def expected_by_chance(
     said: Sequence[Any], true: Sequence[Any], make: Callable[[], Any], name: str
-) -> tuple[float, str]:
-    """The expectation over all orders of the targets, and where it comes from."""
+) -> tuple[float, str, float]:
+    """The expectation over all orders of the targets, where it comes from, and how far one order scatters at most (a standard deviation).
+
+    Of a mean of a_ij over rows i with targets j it is at most s(a) / sqrt(n - 1) over all pairs (Hoeffding 1951); r_j is hypergeometric, and
+    a mean of F1 scatters at most by the mean of theirs.
+    """
     if name in ("pearson", "spearman"):
-        return 0.0, "no correlation"
+        return 0.0, "no correlation", 0.0
     columns = columns_of(row_counts(make(), said, true) or [])
     shares = _sides(columns)
     if shares is not None and name in ("accuracy", "f1_macro"):
         n = sum(t for _, t in shares.values()) if name == "accuracy" else len(said)
         each = {label: (p * t / n, p + t) for label, (p, t) in shares.items()}
         if name == "accuracy":
-            return sum(right for right, _ in each.values()) / n, "sum of predicted times true shares"
+            share = sum(right for right, _ in each.values()) / n
+            return share, "sum of predicted times true shares", math.sqrt(share * (1 - share) / max(n - 1, 1))
         used = [2 * right / sides for label, (right, sides) in each.items() if label != "-1" and sides]
         width = int(columns["cells"][0]) if "cells" in columns else len(used)
-        return sum(used) / width, "mean of 2 E[right] / (predicted + true)"
+        apart = [
+            2 / (p + t) * math.sqrt(p * t * (n - p) * (n - t) / (n * n * max(n - 1, 1)))
+            for label, (p, t) in shares.items()
+            if label != "-1" and p + t
+        ]
+        return sum(used) / width, "mean of 2 E[right] / (predicted + true)", sum(apart) / width
     metric, few = make(), min(len(said), PAIRS)
     crossed = [(said[i], true[j]) for i in range(few) for j in range(few)]
     counts = row_counts(metric, [a for a, _ in crossed], [b for _, b in crossed]) or []
-    return score(metric, columns_of(counts), len(counts))[name], "mean over all pairs of an answer and a target"
+    alone = [score(metric, columns_of([each]), 1).get(name, 0.0) for each in counts]
+    mean = score(metric, columns_of(counts), len(counts))[name]
+    spread = float(np.std(alone)) / math.sqrt(max(few - 1, 1))
+    return mean, "mean over all pairs of an answer and a target", spread
 
 
 def _sides(columns: Mapping[str, Any]) -> dict[str, tuple[float, float]] | None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import registry
-from tunesmith.compare.models import models_of
+from tunesmith.compare.models import models_of, techniques_of
 from tunesmith.compare.statistics import is_number
 from tunesmith.config import CompareConfig, RunConfig, default_technique
 from tunesmith.errors import ConfigError, UserError
@@ -143,7 +143,14 @@ def check(config: CompareConfig) -> None:
     if config.stream is not None:
         raise ConfigError([("grid", "studies plain runs; leave the stream or the grid out.")])
     problems: list[tuple[str, str]] = []
-    techniques = [registry.resolve("technique", name).name for name in config.techniques]
+    every = dict.fromkeys(name for each in models_of(config) for name in techniques_of(config, each))
+    techniques = [registry.resolve("technique", name).name for name in every]
+    read = {
+        ("task", registry.resolve("task", config.task).name),
+        ("objective", registry.resolve("objective", config.objective).name),
+    }
+    if config.search != "none" and "learning_rate" in config.grid:
+        problems.append(("search", "looks for what the grid studies; leave one of them out."))
     for key, values in config.grid.items():
         path, root, owner = f"grid.{key}", key.partition(".")[0].replace("-", "_"), owner_of(key)
         words = [_word(value) for value in values]
@@ -151,6 +158,10 @@ def check(config: CompareConfig) -> None:
             problems.append((path, "cannot be studied: it has to be the same in every run, or has a flag of its own."))
         elif owner is not None and owner not in techniques:
             problems.append((path, f"is a setting of {owner}, which is not compared; add it to techniques."))
+        elif owner is None and (there := registry.families_of(root)) and not read & {(e.kind, e.name) for e in there}:
+            problems.append((path, "changes nothing here: no run of a technique reads it."))
+        elif None in values:
+            problems.append((path, "takes no null; write what it stands for, of max_train_rows the number of rows."))
         elif len(words) < 2 or len(set(words)) < len(words):
             problems.append((path, f"needs at least two values, each of them once; got {', '.join(words) or 'none'}."))
         for value in values if not any(found[0] == path for found in problems) else ():
@@ -158,6 +169,8 @@ def check(config: CompareConfig) -> None:
                 _point(config, {key: value})
             except ConfigError as error:
                 problems += [(path, f"{where}: {message}") for where, message in error.problems]
+    if {"epochs", "max_steps"} <= set(config.grid):
+        problems.append(("grid", "has epochs and max_steps, which are two ways to say the same; keep one."))
     if problems:
         raise ConfigError(problems)
 
@@ -172,7 +185,7 @@ def studies(config: CompareConfig, rows: Sequence[Mapping[str, Any]], higher: bo
     """
     by_place = {(row["technique"], row["model"], row.get("setting")): row for row in rows}
     found = []
-    for model, technique in itertools.product(models_of(config), config.techniques):
+    for model, technique in ((each, name) for each in models_of(config) for name in techniques_of(config, each)):
         every = points(config, technique)
         for key in concerned(config, technique):
             others: dict[str, list[Point]] = {}
@@ -228,7 +241,12 @@ def knee(
     sign = 1.0 if higher else -1.0
     best = max(scored, key=lambda each: sign * each["mean"])
     if best["std"] is None:
-        return best["value"], None, None, "one seed has no standard error; repeat with at least three"
+        return (
+            best["value"],
+            None,
+            None,
+            "the best value has one finished seed, which has no standard error; it needs at least three",
+        )
     error = best["std"] / math.sqrt(best["n"])
     by_parameters = len({each["trainable_parameters"] for each in scored}) > 1
     if not by_parameters and key not in CHEAPER_IF_LESS:
