@@ -263,3 +263,10 @@ def test_any_configuration_survives_a_dump(tmp_path_factory: pytest.TempPathFact
 def test_config_and_registry_load_without_torch() -> None:
     code = "import sys, tunesmith, tunesmith.config, tunesmith.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rows_where_a_name_belongs_are_not_printed_whole() -> None:
+    rows = [{"text": f"private words {number}", "label": "a"} for number in range(1000)]
+    with pytest.raises(ConfigError) as error:
+        build(RunConfig, {"model": "m", "train": rows})
+    assert "private words 0" in str(error.value) and len(str(error.value)) < 600

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tunesmith import registry
-from tunesmith.errors import ConfigError, unknown
+from tunesmith.errors import ConfigError, shown, unknown
 from tunesmith.options import NewModelOptions as NewModelOptions
 from tunesmith.options import Options as Options  # every option set imports it from here
 from tunesmith.options import RetainOptions, SpreadOptions
@@ -212,7 +212,7 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         if key == "options":
             given = settings.pop(key) or {}
             if not isinstance(given, Mapping) or not all(isinstance(v or {}, Mapping) for v in given.values()):
-                problems.append((key, f"holds option sets by name, such as `lora: {{rank: 8}}`, got `{given}`."))
+                problems.append((key, f"holds option sets by name, such as `lora: {{rank: 8}}`, got `{shown(given)}`."))
                 continue
             for name, value in given.items():
                 sections.setdefault(name.replace("_", "-"), {}).update(value or {})
@@ -221,7 +221,7 @@ def build(cls: type[C], raw: Mapping[str, Any]) -> C:
         if owners:
             value = settings.pop(key)
             if value is not None and not isinstance(value, Mapping):
-                problems.append((key, f"holds options, so it must be a mapping, got `{value}`."))
+                problems.append((key, f"holds options, so it must be a mapping, got `{shown(value)}`."))
                 continue
             sections.setdefault(key.replace("_", "-"), {}).update(value or {})
         else:
@@ -398,7 +398,7 @@ def explain(error: ValidationError, cls: type[BaseModel], prefix: str = "") -> l
         elif item["type"] == "value_error":  # a check of ours, already a sentence
             message = item["msg"].removeprefix("Value error, ") + "."
         else:
-            message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got `{item['input']}`."
+            message = f"{item['msg'][0].lower()}{item['msg'][1:]}, got `{shown(item['input'])}`."
         found.append((path, message))
     return found
 

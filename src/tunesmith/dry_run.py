@@ -23,7 +23,8 @@ from tunesmith.history import History
 from tunesmith.plan.advice import Advice, needs_of
 from tunesmith.plan.advice import advise as rank
 from tunesmith.plan.prediction import Planned, Prediction
-from tunesmith.run_folder import materialise
+from tunesmith.run_folder import materialise, materialise_stream
+from tunesmith.stream import for_task
 
 
 def predict(config: RunConfig) -> Prediction:
@@ -119,8 +120,38 @@ def advise_on(config: RunConfig, techniques: Sequence[str] = (), needs: Sequence
     nothing_fits = [each["fits"] for each in found if each["status"] == "planned"]
     if not techniques and nothing_fits and True not in nothing_fits and None not in nothing_fits:
         found += [each for each in predict_all(config, ["qlora"]) if each["status"] == "planned"]
-    stages = len(config.stream.stages) if config.stream is not None else 1
-    return Advised(found, rank(config.task, found, needs, stages=stages))
+    if config.stream is None:
+        return Advised(found, rank(config.task, found, needs))
+    kinds = [each["architecture"] for each in found if each["status"] == "planned"]
+    able = _able(config, kinds[0]) if kinds else None
+    first = registry.resolve("task", config.stream.stages[0].tasks[0].task).name  # the stage that was planned
+    return Advised(found, rank(first, found, needs, stages=len(config.stream.stages), strategies=able))
+
+
+def _able(config: RunConfig, architecture: str) -> list[str]:
+    """Strategies that can keep every task of a stream."""
+    assert config.stream is not None
+    kind, tasks = "decoder" if architecture == "recurrent" else architecture, []
+    for task in (task for stage in config.stream.stages for task in stage.tasks):
+        name = registry.resolve("task", task.task).name
+        tasks.append(registry.load("task", name)(configuration.options_of(for_task(config, task), "task", name)))
+    found = []
+    for name in registry.names("strategy"):
+        strategy = registry.load("strategy", name)(configuration.options_of(config, "strategy", name))
+        if all(strategy.objection(task, kind) is None for task in tasks):
+            found.append(name)
+    return found
+
+
+def _in_files(
+    folder: Path, model: Any, tokenizer: Any, rows: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings as `train` takes them, with files in place of Python objects; what is not to be forgotten is not measured for a plan."""
+    raw = {name: value for name, value in settings.items() if name != "retain"}
+    raw |= materialise(folder, model, tokenizer, rows)
+    if raw.get("stream"):
+        raw["stream"] = materialise_stream(folder, raw["stream"])
+    return raw
 
 
 def plan(
@@ -150,7 +181,7 @@ def plan(
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         rows = {"train": train, "validation": validation, "eval": eval}
-        raw: Mapping[str, Any] = {**settings, **materialise(Path(folder), model, tokenizer, rows)}
+        raw = _in_files(Path(folder), model, tokenizer, rows, settings)
         named = list(techniques) or ([str(settings["technique"])] if settings.get("technique") else [])
         return predict_all(configuration.build(RunConfig, raw), named)
 
@@ -183,5 +214,5 @@ def advise(
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         rows = {"train": train, "validation": validation, "eval": eval}
-        raw: Mapping[str, Any] = {**settings, **materialise(Path(folder), model, tokenizer, rows)}
+        raw = _in_files(Path(folder), model, tokenizer, rows, settings)
         return advise_on(configuration.build(RunConfig, raw), techniques, needs).advice.as_json()

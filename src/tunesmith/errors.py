@@ -110,6 +110,12 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     return plain[found[0]] if found else None
 
 
+def shown(value: object, most: int = 200) -> str:
+    """A value that was given, for a message: whole data sets may be given where a name belongs."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def unknown(kind: str, word: str, options: Iterable[str]) -> str:
     """One sentence for an unknown name: the nearest name if there is one, and all that are allowed."""
     pool = sorted(options)

@@ -34,6 +34,7 @@ class Launch:
         hosted: the launcher listens there itself (else process 0 does).
         attempt: how often the launcher has started them anew.
         shard: `accelerate launch --use_fsdp` was asked for.
+        local_size: how many there are on its machine.
     """
 
     rank: int
@@ -44,6 +45,7 @@ class Launch:
     hosted: bool = False
     attempt: int = 0
     shard: bool = False
+    local_size: int = 1
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
@@ -53,7 +55,7 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
         return Launch(
             int(said["RANK"]), int(said["WORLD_SIZE"]), int(said.get("LOCAL_RANK", said["RANK"])), said["MASTER_ADDR"], int(said["MASTER_PORT"]),
             said.get("TORCHELASTIC_USE_AGENT_STORE") == "True", int(said.get("TORCHELASTIC_RESTART_COUNT", 0)),
-            said.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"),
+            said.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"), int(said.get("LOCAL_WORLD_SIZE", 1)),
         )  # fmt: skip
     except (KeyError, ValueError):
         return None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tunesmith import dry_run
 from tunesmith.config import RunConfig, build
@@ -77,11 +76,9 @@ def test_a_plan_takes_no_step_and_leaves_nothing(models: Path, tmp_path: Path, m
     monkeypatch.setattr(loop, "_train_step", lambda *_: pytest.fail("a step was taken"))
     own = config(models, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    state = torch.random.get_rng_state()
     found = dry_run.predict(own)
     assert found.seconds is not None and found.fits is True
     assert sorted(tmp_path.rglob("*")) == before
-    assert state.shape == torch.random.get_rng_state().shape
 
 
 def test_features_are_not_computed_for_a_plan(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +116,43 @@ def test_of_a_strategy_that_works_in_every_step_nothing_is_claimed(models: Path,
     assert found.seconds is None and "si" in found.unknown["seconds"] and found.memory_bytes is None
     plain = dry_run.predict(stream.model_copy(update={"strategy": "none"}))
     assert plain.seconds is not None and plain.unknown == {}
+
+
+def test_from_python_as_train_takes_it(models: Path, tmp_path: Path) -> None:
+    """Rows as objects, of a stream and of what is retained, too; `tunesmith.plan` stays a function when its modules are imported."""
+    import tunesmith
+    from tunesmith.plan import prediction as _  # noqa: F401
+
+    rows = rows_for("text-classification", 24)
+    model = str(tiny_model("bert", models / "bert"))
+    given: dict[str, Any] = {"techniques": ["lora"], "batch_size": 8, "doctor": False, "device": "cpu"}
+    (one,) = tunesmith.plan(model, train=rows, retain=[{"text": "what was known"}], **given)
+    assert one["status"] == "planned" and one["rows"] > 0 and one["architecture"] == "encoder"
+    stages = [{"name": name, "task": "text-classification", "train": rows} for name in ("first", "second")]
+    (two,) = tunesmith.plan(model, stream={"stages": stages}, **given)
+    assert two["status"] == "planned" and two["steps"] == one["steps"]
+
+
+def test_advice_on_a_stream_is_for_its_tasks(models: Path, tmp_path: Path) -> None:
+    """A strategy that cannot keep a task is not proposed, and the case is the stage's own task."""
+    import tunesmith
+
+    given: dict[str, Any] = {"techniques": ["lora"], "batch_size": 8, "doctor": False, "device": "cpu"}
+    found = {}
+    for kind, task in (("bert", "text-classification"), ("t5", "summarization")):
+        stages = [{"name": name, "task": task, "train": rows_for(task, 24)} for name in ("first", "second")]
+        found[kind] = tunesmith.advise(str(tiny_model(kind, models / kind)), stream={"stages": stages}, **given)
+        assert found[kind]["case"]["task"] == task
+    named = {kind: [each["strategy"] for each in advice["strategies"]] for kind, advice in found.items()}
+    assert "progressive" in named["bert"] and "progressive" not in named["t5"]
+    assert "ewc" in named["t5"]
+
+
+def test_an_error_without_words_is_no_crash(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.plan import forecast
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(forecast, "pace", fail)
+    assert "MemoryError" in dry_run.predict(config(models, tmp_path)).unknown["seconds"]

@@ -13,6 +13,7 @@ import torch
 from tunesmith.plan import clock, machine, room, shapes
 from tunesmith.plan.alive import peak_of
 from tunesmith.plan.prediction import SPARE, Prediction, several
+from tunesmith.training.precision import Masters
 
 
 def test_the_pace_is_found_again() -> None:
@@ -93,10 +94,37 @@ def test_what_a_linear_model_keeps() -> None:
     assert found.of(16, 0.0) >= 16 * 4 * 64
 
 
-def test_recomputing_keeps_states_and_one_layer() -> None:
-    line = room.Line(1000.0, 10.0)
-    found = room.recomputed(room.Kept(line, line, room.Line(100.0, 0.0), 8), 9, 20.0)
-    assert found.forward.row == pytest.approx(9 * 20 + 900 / 9 + 100)
+def test_logits_made_in_chunks_do_not_grow_with_the_rows() -> None:
+    found = room.Kept(room.Line(1000.0, 10.0), room.Line(1200.0, 10.0), room.Line(900.0, 0.0), 8)
+    assert room.chunked(found, 2, 1800.0) == found
+    capped = room.chunked(found, 64, 1800.0)
+    assert capped.of(64, 0.0) == pytest.approx(64 * 300 + 10 + 1800) and capped.wide.of(64) == 1800
+
+
+@pytest.mark.parametrize("spare", [1.0, 0.4])
+def test_no_smaller_pass_makes_measuring_cheaper(spare: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened again, the model takes 2,000 beside 1,000 of libraries; a row takes 50."""
+    monkeypatch.setattr(
+        room.memory, "available", lambda device: round((3000 + 1000 * spare) * SPARE) - 1000 if spare == 1 else 2300
+    )
+    layer = torch.nn.Linear(1, 1, bias=False)
+    kept = room.Kept(room.Line(50.0, 0.0), room.Line(50.0, 0.0), room.Line(0.0, 0.0), 8)
+    found = room.room(
+        layer, Masters(layer, torch.float32), torch.device("cpu"), kept, 8, 1000, 0, 2000, now=1000, peak=1000
+    )
+    assert found.largest == (59 if spare == 1 else 0)
+
+
+def test_timing_large_passes_of_one_size_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    feed = made([512] * 64, rows=16)
+
+    def run(shape: Any) -> None:
+        now[0] += shape.area * 1e-3  # eight seconds for a whole pass
+
+    found = clock.pace([shapes.Shape(feed, np.arange(16), 0)] * 10, run)
+    assert found.of(16, 512) == pytest.approx(8.192) and now[0] < 4
 
 
 def test_the_optimiser_costs_more_with_more_numbers() -> None:

@@ -97,6 +97,8 @@ def test_the_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch: pyte
     assert memory.available(cpu) > 1 << 20
     (tmp_path / "memory.max").write_text("1000000\n")
     assert memory.available(cpu) == 600_000
+    (tmp_path / "memory.stat").write_text("anon 300000\nactive_file 20000\ninactive_file 50000\n")
+    assert memory.available(cpu) == 650_000  # files that were read are let go when memory is asked for
 
 
 def test_the_trial_draws_nothing_and_leaves_the_model_as_it_was(

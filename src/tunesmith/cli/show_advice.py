@@ -107,7 +107,8 @@ def say(advised: Advised, text: str | None, written: Path | None) -> None:
     console.print(f"\nA config to begin with{'' if written is None else f', written to {written}'}:", style="bold")
     console.print(text.rstrip(), markup=False)
     named = written or "run.yaml"
-    console.print(f"\nTrain with it: tunesmith train --config {named}", markup=False)
+    kept = "" if written is not None else "Save it as run.yaml (or add --output run.yaml). "
+    console.print(f"\n{kept}Train with it: tunesmith train --config {named}", markup=False)
     others = [each.technique for each in advice.ranked if each.possible][:EXPLAINED]
     console.print(
         "See for yourself: "

@@ -124,6 +124,7 @@ def advise(
     needs: Sequence[str] = (),
     *,
     stages: int = 1,
+    strategies: Sequence[str] | None = None,
     evidence: Sequence[Measured] | None = None,
 ) -> Advice:
     """Rank techniques by what they are predicted to take and what was measured of them.
@@ -133,6 +134,7 @@ def advise(
         predictions: entries of `dry_run.predict_all`, one a technique.
         needs: words of `NEEDS`.
         stages: tasks that are learned one after the other.
+        strategies: those that can keep them; default: all.
         evidence: measured cases; default: those of the package.
 
     Raises:
@@ -159,7 +161,7 @@ def advise(
         for each in predictions
         if each["status"] != "planned"
     ]
-    return Advice(case, wanted, (*found, *refused), _strategies() if stages > 1 else ())
+    return Advice(case, wanted, (*found, *refused), _strategies(strategies) if stages > 1 else ())
 
 
 def _plain(technique: str) -> str:
@@ -253,8 +255,8 @@ def _of_keeping(name: str, kind: type[Technique], planned: Mapping[str, Any]) ->
 RULES = {"merge": _of_merging, "switch": _of_switching, "latency": _of_latency, "keep": _of_keeping}
 
 
-def _strategies() -> tuple[dict[str, Any], ...]:
+def _strategies(able: Sequence[str] | None) -> tuple[dict[str, Any], ...]:
     """How stages are kept, from the best average of the measured stream."""
-    measured_ones = content()["strategies"]
+    measured_ones = {name: each for name, each in content()["strategies"].items() if able is None or name in able}
     best_first = sorted(measured_ones, key=lambda name: -measured_ones[name]["average"])
     return tuple({"strategy": name, **measured_ones[name]} for name in best_first)

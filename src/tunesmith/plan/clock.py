@@ -90,10 +90,14 @@ def pace(all_of_them: Sequence[Shape], run: Callable[[Shape], None]) -> Pace:
         return time.perf_counter() - started
 
     began = time.perf_counter()
-    timed(chosen[0])  # the first pass of a process pays for much that later ones do not
-    first = timed(chosen[0])
+    smallest, one = chosen[0], chosen[0].few(1)
+    timed(one)  # the first pass of a process pays for much that later ones do not
+    expected = timed(one) * smallest.area / max(one.area, 1)
+    if expected > ONE:
+        smallest = smallest.few(max(1, int(smallest.rows * ONE / expected)))
+    first = timed(smallest)
     known: dict[int, list[float]] = {0: [first]}
-    sizes = [chosen[0]]
+    sizes = [smallest]
     for shape in chosen[1:]:
         last = sizes[-1]
         expected = known[len(sizes) - 1][-1] * shape.area / max(last.area, 1)

@@ -23,9 +23,10 @@ from tunesmith.plan.clock import pace, seconds_of
 from tunesmith.plan.disk import artifact_bytes
 from tunesmith.plan.machine import machine
 from tunesmith.plan.prediction import Planned, Prediction
-from tunesmith.plan.room import Kept, Room, keeping, kept, recomputed, room
+from tunesmith.plan.room import Kept, Room, chunked, kept, room
 from tunesmith.plan.shapes import Shape, largest, shapes
 from tunesmith.seeding import derive
+from tunesmith.tasks._chunked import FEWEST, NUMBERS
 from tunesmith.training.attention import attention_kernel
 from tunesmith.training.feed import MixedFeed, Pass
 from tunesmith.training.session import Session
@@ -197,13 +198,11 @@ def _kept(session: Session, worst: Shape) -> Kept | None:
     model = worst.feed.model
     shape = getattr(model.config, "text_config", None) or model.config
     width = int(getattr(shape, "vocab_size", 0) or 0)
-    with keeping(model) as recomputes:
-        found = kept(worst, lambda shape, turn: _both_ways(session, shape, turn), session.heads, width)
-    if found is None or not recomputes:
+    found = kept(worst, lambda shape, turn: _both_ways(session, shape, turn), session.heads, width)
+    if found is None or not worst.feed.lean or session.config.objective != "supervised":
         return found
-    backbone = session.backbone
-    states = worst.length * backbone.hidden_size * session.masters.dtype.itemsize
-    return recomputed(found, len(backbone.layers), float(states))
+    logits = max(FEWEST * width, NUMBERS) * (4 + (2 if session.masters.split else 0))
+    return chunked(found, worst.rows, float(logits))
 
 
 def _room(session: Session, known: Known, found: Kept, worst: Shape, held: tuple[int, int], slack: float = 0.0) -> Room:
@@ -249,7 +248,9 @@ def _seconds(
     except Exception as error:
         if os.environ.get("TUNESMITH_STRICT") and not is_shortage(error):
             raise
-        unknown["seconds"] = f"a pass could not be timed ({str(error).strip().splitlines()[0]})"
+        unknown["seconds"] = (
+            f"a pass could not be timed ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        )
         return None, timed
     costs = machine(device.type, masters.split, torch.get_num_threads())
     numbers = sum(tensor.numel() for tensor in masters.tensors.values())

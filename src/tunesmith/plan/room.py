@@ -16,8 +16,7 @@ allocated counts; on a CPU everything that is resident does, and a C library tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +98,7 @@ def kept(shape: Shape, work: Callable[[Shape, Callable[[], None]], Any], model: 
         head_width: numbers that the head gives for a position.
     """
     known = {each.untyped_storage().data_ptr() for each in tensors_of(model)}
-    few = [count for count in FEW if count <= shape.rows] or [shape.rows]
+    few = FEW if shape.rows >= FEW[-1] else tuple(sorted({1, shape.rows}))  # two of them tell gradients from rows
     wide = head_width if head_width >= WIDE else 0
     try:
         found = [peak_of(lambda turn, c=count: work(shape.few(c), turn), known, wide) for count in few]  # type: ignore[misc]
@@ -111,33 +110,21 @@ def kept(shape: Shape, work: Callable[[Shape, Callable[[], None]], Any], model: 
     return Kept(forward, both, head, shape.length)
 
 
-@contextmanager
-def keeping(model: Any) -> Iterator[bool]:
-    """Inside, nothing is recomputed in the backward pass; says whether anything would be."""
-    off = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in off:
-        module.gradient_checkpointing = False
-    try:
-        yield bool(off)
-    finally:
-        for module in off:
-            module.gradient_checkpointing = True
-
-
-def recomputed(found: Kept, layers: int, states: float) -> Kept:
-    """What is held where each layer is recomputed from what entered it: the states, and one layer at a time.
+def chunked(found: Kept, rows: int, most: float) -> Kept:
+    """What is held where logits are made a chunk at a time: of so many rows they take no more than `most` bytes.
 
     Args:
-        found: of a pass that recomputes nothing.
-        layers: of the backbone.
-        states: bytes that enter a layer, a row.
+        found: of few rows, whose logits may be less than a chunk.
+        rows: of the largest pass.
+        most: bytes of a chunk of logits.
     """
+    if found.wide.of(rows) <= most:
+        return found
 
-    def fewer(line: Line) -> Line:
-        narrow = max(0.0, line.row - found.wide.row)
-        return Line(layers * states + narrow / max(layers, 1) + found.wide.row, line.rest)
+    def less(line: Line) -> Line:
+        return Line(max(0.0, line.row - found.wide.row), line.rest + most)
 
-    return Kept(fewer(found.forward), fewer(found.both), found.wide, found.length)
+    return Kept(less(found.forward), less(found.both), Line(0.0, most), found.length)
 
 
 @dataclass(frozen=True)
@@ -207,10 +194,12 @@ def room(
     again = 0
     if device.type == "cpu":
         again = parts["libraries"] + file_bytes
-    parts["evaluation"] = max(0, max(peak, again) - step)
+    beside = max(peak, again)  # which no smaller pass makes less
+    parts["evaluation"] = max(0, beside - step)
     available = memory.available(device) + now
-    free = available / SPARE - (sum(parts.values()) - rows * found.row)
-    return Room(parts, available, int(max(0, min(most, free // found.row))) if found.row > 0 else most)
+    free = available / SPARE - (step - rows * found.row)
+    largest = int(max(0, min(most, free // found.row))) if found.row > 0 else most
+    return Room(parts, available, largest if beside * SPARE <= available else 0)
 
 
 def tensors_of(model: Any) -> list[torch.Tensor]:

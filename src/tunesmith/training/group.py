@@ -277,7 +277,15 @@ class Group(Alone):
     def add(self, tensors: Sequence[torch.Tensor]) -> None:
         """Each tensor becomes its sum over all of them; the sums are the same numbers everywhere."""
         for bucket in buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            try:
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                # The others are in the middle of this sum: beginning the step again would be answered by another one.
+                raise MemoryShortage(
+                    "memory ran out while gradients were added up; lower training.micro_batch_size or --max-length."
+                ) from error
             with self._talk() as dist:
                 dist.all_reduce(flat, group=self.wire)
             parts = flat.split([tensor.numel() for tensor in bucket])
@@ -347,7 +355,8 @@ def _device(name: str, place: launch.Launch) -> torch.device:
 
     device = pick_device(name)
     if device.type == "cuda":
-        if place.local_rank >= torch.cuda.device_count():
+        # All of them see that it is too few, so that the one that speaks does, too.
+        if max(place.local_rank + 1, place.local_size) > torch.cuda.device_count():
             raise UserError(
                 f"each process of a run wants a GPU of its own, and this machine has {torch.cuda.device_count()}; start fewer processes, or add --device cpu."
             )

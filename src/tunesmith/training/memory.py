@@ -113,10 +113,19 @@ def available(device: torch.device) -> int:
     free = int(psutil.virtual_memory().available)
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
+        used = int((CGROUP / "memory.current").read_text()) - _reclaimable()
     except (OSError, ValueError):
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - used))
+
+
+def _reclaimable() -> int:
+    """Bytes of files that were read a while ago: they count as used, and are let go when memory is asked for."""
+    try:
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def shortage(feed: Feed | MixedFeed, learning: int, device: torch.device) -> str:
