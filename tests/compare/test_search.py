@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,38 @@ def test_what_is_there_is_not_done_again(config: CompareConfig, trials: list[Run
     config.batch_size = 8  # other trials
     search.carry_out(config, folder)
     assert len(trials) == count + 1 + 7 + 7
+
+
+def test_jobs_search_techniques_beside_each_other(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each first trial waits for that of the other technique; what is found is the same as one after the other."""
+    import yaml
+
+    both, lock = threading.Barrier(2, timeout=30), threading.Lock()
+    seen: set[str] = set()
+
+    def call(target: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
+        run = configuration.build(RunConfig, yaml.safe_load(payload["config"]))
+        with lock:
+            first = str(run.technique) not in seen
+            seen.add(str(run.technique))
+        if first and config.jobs == 2:
+            both.wait()
+        after = {"accuracy": 0.5, "loss": float(run.learning_rate or 0)}
+        return {
+            "metrics": {"after": after, "primary": "accuracy"},
+            "training": {"tokens": 10},
+            "cost": {"train_seconds": 1.0},
+        }
+
+    monkeypatch.setattr(processes, "call", call)
+    config.techniques = ["lora", "ia3"]
+    found = []
+    for jobs in (1, 2):
+        config.jobs = jobs
+        seen.clear()
+        folder = Path(f"{config.output}-{jobs}")
+        found.append([(each["technique"], each["chosen"], each["runs"]) for each in search.carry_out(config, folder)])
+    assert found[0] == found[1] == [("lora", 5e-5, 7), ("ia3", 1e-3, 7)]
 
 
 def test_an_interrupt_ends_it(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from typing import Any
 
 from tunesmith import config as configuration
 from tunesmith import processes, registry
-from tunesmith.compare.carrying import finished
+from tunesmith.compare.carrying import Call, finished
+from tunesmith.compare.jobs import Pool
 from tunesmith.compare.models import models_of, place_of, techniques_of
 from tunesmith.compare.planning import NEVER_OF_A_RUN, make
 from tunesmith.config import CompareConfig, RunConfig
@@ -66,7 +67,14 @@ def carry_out(config: CompareConfig, folder: Path, models: Mapping[str, str] | N
     if not wanted:
         return []
     rows = Data.cut(config, folder)
-    return [one(config, folder, model, name, rows, (models or {}).get(model)) for model, name in wanted]
+
+    def work(model: str, name: str, call: Call) -> Entry:
+        return one(config, folder, model, name, rows, (models or {}).get(model), call)
+
+    if config.jobs == 1:
+        return [work(model, name, processes.call) for model, name in wanted]
+    pool = Pool(config.jobs)  # techniques beside each other; the rungs of each follow from one another
+    return pool.run([lambda m=model, n=name: work(m, n, pool.call) for model, name in wanted])  # type: ignore[misc]
 
 
 def rates(found: Iterable[Entry]) -> dict[tuple[str, str], float]:
@@ -127,8 +135,16 @@ def shares(config: CompareConfig, rows: int) -> tuple[float, ...]:
     return tuple(min(1.0, first * len(FACTORS) / rates) for rates in (len(FACTORS), *KEPT[:-1]))
 
 
-def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data, sha256: str | None = None) -> Entry:
-    """The search of one technique on one model."""
+def one(
+    config: CompareConfig,
+    folder: Path,
+    model: str,
+    name: str,
+    rows: Data,
+    sha256: str | None,
+    call: Call,
+) -> Entry:
+    """The search of one technique on one model, each trial through `call`."""
     from tunesmith.techniques._base import create
 
     options = config.options.get(registry.resolve("technique", name).name)
@@ -139,9 +155,8 @@ def one(config: CompareConfig, folder: Path, model: str, name: str, rows: Data, 
     for number, (share, kept) in enumerate(zip(shares(config, rows.counts["train"]), KEPT, strict=True), 1):
         for each in alive:
             run = trial(config, folder, model, name, each["rate"], share, number, rows)
-            each["rungs"].append(
-                {"share": share, **measure(run, f"Learning rate of {name}: {each['rate']:g}, rung {number}", sha256)}
-            )
+            title = f"Learning rate of {name}: {each['rate']:g}, rung {number}"
+            each["rungs"].append({"share": share, **measure(run, title, sha256, call)})
             if each["rungs"][-1]["status"] == "refused":
                 refused = each["rungs"][-1]["reason"]
                 break
@@ -201,7 +216,7 @@ def trial(
     return run.model_copy(update={"training": run.training.model_copy(update=changes)})
 
 
-def measure(run: RunConfig, title: str, sha256: str | None = None) -> Entry:
+def measure(run: RunConfig, title: str, sha256: str | None, call: Call) -> Entry:
     """Carry a trial out, unless it is there: loss and score on validation rows, tokens and seconds.
 
     Raises:
@@ -213,7 +228,7 @@ def measure(run: RunConfig, title: str, sha256: str | None = None) -> Entry:
         say(f"{title} ...")
         payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True}
         try:
-            result = processes.call("tunesmith.run:execute_payload", payload)
+            result = call("tunesmith.run:execute_payload", payload)
         except (KeyboardInterrupt, TunesmithError) as error:
             if isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code:
                 raise Interrupted(
