@@ -17,6 +17,22 @@ def test_the_page_of_results_is_fresh() -> None:
     assert written == summary.page(), "docs/results.md is stale: python benchmarks/summary.py > docs/results.md"
 
 
+def test_the_page_of_questions_is_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("questions", ROOT / "benchmarks" / "questions.py")
+    assert spec is not None and spec.loader is not None
+    questions = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(questions)
+    written = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    assert written == questions.page(), "docs/questions.md is stale: python benchmarks/questions.py > docs/questions.md"
+
+
+def test_every_technique_is_suited_for_something() -> None:
+    from tunesmith import registry
+
+    source = (ROOT / "benchmarks" / "questions.py").read_text(encoding="utf-8")
+    assert all(f'"{name}": (' in source for name in registry.names("technique") if name != "peft")
+
+
 def test_every_task_has_a_result() -> None:
     from tunesmith import registry
 

@@ -180,6 +180,23 @@ def test_keep_best_ends_with_the_best_weights(tmp_path: Path, models: Path) -> N
     assert run.load().evaluate(toy_rows(10))["accuracy"] == pytest.approx(max(scores))
 
 
+def test_best_by_another_metric(tmp_path: Path, models: Path) -> None:
+    """Accuracy and loss choose different weights; a metric that there is not is refused by name."""
+    from tunesmith.errors import ConfigError
+
+    training = {"evaluate_every": 1, "keep_best": True, "warmup": 0, "schedule": "constant"}
+    rows = [*toy_rows(9), {**toy_rows(10)[9], "label": toy_rows(9)[0]["label"]}]  # one label is wrong: confidence costs
+    given: dict[str, Any] = {"max_steps": 24, "learning_rate": 5e-3, "validation": rows}
+    run = go(tmp_path, models, "loss", training={**training, "best_metric": "loss"}, **given)
+    losses = [line["metrics"]["loss"] for line in logged(run, "evaluate")]
+    scores = [line["metrics"]["accuracy"] for line in logged(run, "evaluate")]
+    assert run.result["training"]["best_step"] == losses.index(min(losses)) + 1
+    assert losses.index(min(losses)) != scores.index(max(scores))
+    assert run.load().evaluate(rows)["loss"] == pytest.approx(min(losses), rel=1e-4)
+    with pytest.raises(ConfigError, match="did you mean `accuracy`"):
+        go(tmp_path, models, "none", training={**training, "best_metric": "acuracy"}, **given)
+
+
 def test_choosing_evaluates_without_being_told_when(tmp_path: Path, models: Path) -> None:
     """keep_best alone must look more than once, or the last weights are always the best."""
     run = go(tmp_path, models, "alone", max_steps=20, training={"keep_best": True})

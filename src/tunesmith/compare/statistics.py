@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte"})
+from tunesmith.metrics import LOWER
+
 PARTS = ("strategy", "task", "setting")  # of a run of a stream or grid, beside its technique
 POINTS = 100.0  # a fraction of 0.793 is spoken of as 79.3 points
 COSTS = ("peak_memory_bytes", "train_seconds", "tokens_per_second", "artifact_bytes")
@@ -139,7 +140,7 @@ def primary_metric(protocol: Mapping[str, Any], runs: Iterable[Mapping[str, Any]
 def higher_is_better(protocol: Mapping[str, Any], primary: str) -> bool:
     """Whether more of the primary metric is better; the protocol decides, the metric's name fills in."""
     stated = protocol.get("higher_is_better")
-    return primary not in LOWER_IS_BETTER if stated is None else bool(stated)
+    return primary not in LOWER if stated is None else bool(stated)
 
 
 def reference_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -65,7 +65,8 @@ class Point:
 
 
 def _word(value: Any) -> str:
-    text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    plain = str(value).lower() if isinstance(value, bool) else str(value)
+    text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else plain
     return re.sub(r"[^\w.+-]+", "-", text)
 
 

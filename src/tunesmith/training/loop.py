@@ -21,9 +21,10 @@ import torch
 
 from tunesmith.config import RunConfig
 from tunesmith.console import say, warn
-from tunesmith.errors import Interrupted, MemoryShortage, UserError
+from tunesmith.errors import ConfigError, Interrupted, MemoryShortage, UserError, unknown
 from tunesmith.evaluation.cost import peak_memory
 from tunesmith.evaluation.shortage import is_shortage, let_go
+from tunesmith.metrics import higher_is_better
 from tunesmith.seeding import derive
 from tunesmith.training import checkpoint
 from tunesmith.training.attention import attention_kernel
@@ -362,7 +363,11 @@ def _evaluate(
     options = session.config.training
     if not options.chooses:
         return best
-    score = metrics[session.primary] if session.higher_is_better else -metrics[session.primary]
+    name = options.best_metric or session.primary
+    if name not in metrics:
+        raise ConfigError([("training.best_metric", unknown("metric", name, metrics))])
+    higher = higher_is_better(name) if options.best_metric else session.higher_is_better
+    score = metrics[name] if higher else -metrics[name]
     if state.best_score is None or score > state.best_score:
         state.best_score, state.best_step, state.bad_evaluations = score, state.steps, 0
         if options.keep_best:
@@ -372,7 +377,7 @@ def _evaluate(
         state.bad_evaluations += 1
         if options.early_stopping and state.bad_evaluations >= options.early_stopping:
             state.stopped_early = True
-            say(f"Stopped early at step {state.steps}: no better {session.primary} since step {state.best_step}.")
+            say(f"Stopped early at step {state.steps}: no better {name} since step {state.best_step}.")
     return best
 
 
