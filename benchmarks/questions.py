@@ -166,6 +166,14 @@ def overfitting() -> Iterator[str]:
             warned = sum(any(each["guard"] == "overfitting" for each in run["warnings"]) for run in runs)
             yield f"| {entry['technique']} | {point['value']} | {score(point)} | {loss:.2f} | {warned} |"
     yield ""
+    yield (
+        f"The loss says it first: of full fine-tuning it goes from {shown['full', '2']:.2f} to {shown['full', '32']:.2f}, far beyond a blind guess ({math.log(2):.2f}), "
+        "while the accuracy hardly moves. "
+        f"A frozen backbone has little to overfit with ({shown['feature-based', '32']:.2f} after 32 epochs). What helps: more rows (next question), fewer "
+        "epochs, fewer parameters "
+        "that learn (`feature-based`, then `lora` and its kin), and choosing on rows that are not learned from, with `training.keep_best=true` or "
+        "`training.early_stopping=2`, by the score that matters to you. The run says when it happens ([reliability.md](reliability.md)).\n"
+    )
     kept = read("comparison_kept")
     if kept is not None:
         (entry,) = kept["studies"]
@@ -176,17 +184,9 @@ def overfitting() -> Iterator[str]:
             found[bool(point["value"])] = f"a loss of {loss:.2f} and {score(point)} % accuracy"
         yield (
             f"Full fine-tuning for 32 epochs again, some of the rows kept for choosing: the last weights have {found[False]}, the best ones by the loss on those rows "
-            f"(`training.keep_best=true`, `training.best_metric=loss`) {found[True]}. What is chosen by is what one gets: probabilities that can be trusted, or the last points of accuracy.\n"
+            f"(`training.keep_best=true`, `training.best_metric=loss`) {found[True]}. "
+            "What is chosen by is what one gets: probabilities that can be trusted, or the last points of accuracy.\n"
         )
-    yield (
-        f"The loss says it first: of full fine-tuning it goes from {shown['full', '2']:.2f} to {shown['full', '32']:.2f}, far beyond a blind guess ({math.log(2):.2f}), "
-        "while the accuracy hardly moves. "
-        f"A frozen backbone has little to overfit with ({shown['feature-based', '32']:.2f} after 32 epochs). What helps, in this order: more rows (next question), fewer "
-        "epochs, fewer parameters "
-        "that learn (`feature-based`, then `lora` and its kin), and choosing on rows that are not learned from: `--set training.keep_best=true` or "
-        "`training.early_stopping=2`. The run says when "
-        "it happens ([reliability.md](reliability.md)).\n"
-    )
 
 
 def frozen() -> Iterator[str]:
