@@ -91,8 +91,9 @@ def predict_all(config: RunConfig, techniques: Sequence[str] = ()) -> list[dict[
             kind = getattr(error, "kind", "") or type(error).__name__
             status = "refused" if kind == "TechniqueError" else "failed"
             found.append({"status": status, "reason": str(error), "technique": name})
+            failure = error
     if len(found) == 1 and found[0]["status"] == "failed":
-        raise UserError(str(found[0]["reason"]))
+        raise UserError(str(failure)) if failure.exit_code == UserError.exit_code else failure
     return found
 
 

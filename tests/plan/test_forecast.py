@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith import dry_run
 from tunesmith.config import RunConfig, build
-from tunesmith.errors import UserError
+from tunesmith.errors import TunesmithError, UserError
 from tunesmith.plan.prediction import PARTS, Prediction
 from tunesmith.run import execute
 from tunesmith.testing import tiny_model
@@ -116,6 +116,24 @@ def test_of_a_strategy_that_works_in_every_step_nothing_is_claimed(models: Path,
     assert found.seconds is None and "si" in found.unknown["seconds"] and found.memory_bytes is None
     plain = dry_run.predict(stream.model_copy(update={"strategy": "none"}))
     assert plain.seconds is not None and plain.unknown == {}
+    pulled = {first: dry_run.predict(build(RunConfig, {**stream.model_dump(exclude={"strategy", "options"}), "strategy": "l2-sp", "l2-sp": {"first_stage": first}}))
+              for first in (False, True)}  # fmt: skip
+    assert pulled[False].unknown == {} and "l2-sp" in pulled[True].unknown["seconds"]
+
+
+def test_a_failure_of_ours_is_not_the_users(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith import processes
+
+    for code, is_theirs in ((2, True), (1, False)):
+        error = processes.ChildError("it ended", code)
+
+        def fail(*_: Any, error: processes.ChildError = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(processes, "call", fail)
+        with pytest.raises(TunesmithError) as raised:
+            dry_run.predict_all(config(models, tmp_path), ["lora"])
+        assert isinstance(raised.value, UserError) is is_theirs and raised.value.exit_code == code
 
 
 def test_from_python_as_train_takes_it(models: Path, tmp_path: Path) -> None:

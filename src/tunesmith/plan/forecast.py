@@ -144,7 +144,8 @@ def _beside(session: Session) -> dict[str, str]:
     """What a step does beside its own passes, which nobody has timed."""
     kind, strategy = type(session.strategy), session.config.strategy
     always = ("after_backward", "after_step")
-    later = ("extra_batches", "penalty") if session.stage_number else ()
+    looks_back = session.stage_number or getattr(session.strategy.options, "first_stage", False)
+    later = ("extra_batches", "penalty") if looks_back else ()
     if any(getattr(kind, name) is not getattr(Strategy, name) for name in (*always, *later)):
         why = f"what the strategy {strategy} adds to a step is not known before"
         return {"seconds": why, "memory": why}
