@@ -7,7 +7,7 @@ A key that belongs to a technique (`lora.rank`) concerns the runs of that techni
 concerns has its usual runs beside them.
 
 The knee is the cheapest value whose mean lies within one standard error of the best mean: the one-standard-error rule (Breiman, Friedman,
-Olshen & Stone 1984, "Classification and Regression Trees", section 3.4.3), with s / sqrt(n) over the seeds of the best value. Kneedle
+Olshen & Stone 1984, "Classification and Regression Trees", section 3.4.3), with the variance pooled over values. Kneedle
 (Satopaa et al. 2011) was not taken: it looks for the largest curvature of a smooth curve, so it finds a knee in noise, moves when values are added
 at either end or the axis is read as logarithmic, and does not ask how far seeds scatter. With one seed there is no standard error and no knee.
 """
@@ -231,6 +231,9 @@ def knee(
 ) -> tuple[Any | None, float | None, Any | None, str | None]:
     """(best value, standard error of its mean, knee, why there is none) by the one-standard-error rule.
 
+    The error is s / sqrt(n) with s^2 the mean of the variances of all values, each over its seeds: of the best value alone three seeds tell so little that
+    a lucky agreement between them would rule out everything else.
+
     Args:
         key: of the grid.
         entries: points of a study.
@@ -248,7 +251,8 @@ def knee(
             None,
             "the best value has one finished seed, which has no standard error; it needs at least three",
         )
-    error = best["std"] / math.sqrt(best["n"])
+    variances = [each["std"] ** 2 for each in scored if each["std"] is not None]
+    error = math.sqrt(sum(variances) / len(variances)) / math.sqrt(best["n"])
     by_parameters = len({each["trainable_parameters"] for each in scored}) > 1
     if not by_parameters and key not in CHEAPER_IF_LESS:
         return best["value"], error, None, "no value costs less than another"
