@@ -270,3 +270,15 @@ def test_rows_where_a_name_belongs_are_not_printed_whole() -> None:
     with pytest.raises(ConfigError) as error:
         build(RunConfig, {"model": "m", "train": rows})
     assert "private words 0" in str(error.value) and len(str(error.value)) < 600
+
+
+def test_what_is_null_is_not_part_of_a_runs_identity() -> None:
+    """A later version's new setting leaves the hash of older runs as it was; any value changes it."""
+    from tunesmith.run_folder import config_sha256
+
+    plain = build(RunConfig, {"model": "m", "train": "a.csv"})
+    same = build(RunConfig, {"model": "m", "train": "a.csv", "training": {"best_metric": None}})
+    other = build(RunConfig, {"model": "m", "train": "a.csv", "training": {"best_metric": "loss"}})
+    assert config_sha256(plain) == config_sha256(same) != config_sha256(other)
+    dumped = plain.model_dump(mode="json", exclude_none=True)
+    assert "best_metric" not in dumped["training"] and "validation" not in dumped

@@ -196,9 +196,12 @@ def resume_step(checkpoints: Path) -> int:
 
 
 def config_sha256(config: RunConfig) -> str:
-    """Hash of everything in a configuration that its result depends on."""
+    """Hash of everything in a configuration that its result depends on.
+
+    What is null is as if it were not there, so that a setting which a later version adds does not make finished runs those of others.
+    """
     beside: Any = {"output": True, "report_to": True, "doctor": True, "training": {"plan"}}
-    return key_of(**resolved(config).model_dump(mode="json", exclude=beside))
+    return key_of(**resolved(config).model_dump(mode="json", exclude=beside, exclude_none=True))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
