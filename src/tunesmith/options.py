@@ -1,8 +1,8 @@
-"""The base of every option set, and the sets of a new model, of what a run must not forget, and of how a comparison is spread."""
+"""The base of every option set, and the sets of the loop, of a new model, of what a run must not forget, and of how a comparison is spread."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,68 @@ class Options(BaseModel):
     """Unknown keys are errors, and values are checked on assignment."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class TrainingOptions(Options):
+    """How the loop runs. Defaults are those a practitioner would start with."""
+
+    schedule: Literal["linear", "cosine", "constant", "range"] = Field(
+        "linear", description="learning-rate schedule (range: growing to the peak, for a range test)"
+    )
+    warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient norm to this; 0 turns clipping off")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="rows in one forward pass; the optimiser still steps once per batch_size rows"
+    )
+    auto_micro_batch: bool = Field(
+        True,
+        description="where memory runs out, halve the forward pass and go on: batch size and loss stay the same; off: stop",
+    )
+    length_buckets: bool = Field(True, description="batch rows of like length together; off: a plain random order")
+    chunked_loss: bool = Field(
+        True,
+        description="language models: make the loss and its gradient a chunk of logits at a time, where the model allows it",
+    )
+    fused_lora: bool = Field(
+        True, description="LoRA and DoRA in fewer passes over the activations than peft's own modules take"
+    )
+    cache_frozen_layers: bool | None = Field(
+        None,
+        description="with a technique's `layers`: run the frozen lower layers once and keep their states (default: when that pays)",
+    )
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="recompute activations in the backward pass (default: of a quantised model, and where they would not fit)",
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
+    evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
+    evaluations: int | None = Field(None, ge=1, description="evaluate this many times, evenly spread, instead")
+    early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
+    keep_best: bool = Field(False, description="end with the weights that scored best on validation")
+    best_metric: str | None = Field(
+        None, description="what both of these look at: loss, f1, ... (default: the primary)"
+    )
+    hold_out_validation: bool = Field(
+        False, description="cut validation rows off the training rows although the run itself chooses nothing on them"
+    )
+    checkpoint_every: int | None = Field(None, ge=1, description="write a resumable checkpoint every N steps")
+    keep_checkpoints: int = Field(2, ge=1, description="how many checkpoints to keep")
+    shard: bool = Field(
+        False,
+        description="with several processes: each keeps a share of the blocks' parameters (FSDP2), not all of them",
+    )
+    plan: bool = Field(True, description="say before the first step what the run will take: memory and time")
+    guards: bool = Field(True, description="warn of what goes wrong while it trains, and keep it in result.json")
+    log_every: int = Field(10, ge=1, description="write a metrics.jsonl line every N steps")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by score, so that validation rows are needed."""
+        return self.early_stopping is not None or self.keep_best
 
 
 class RetainOptions(Options):

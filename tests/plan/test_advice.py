@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,3 +228,44 @@ def test_where_nothing_fits_four_bits_are_tried(models: Path, tmp_path: Path, mo
     own = build(RunConfig, {"model": "somewhere", "train": "rows.jsonl"})
     assert names(dry_run.advise_on(own).advice) == ["qlora", "lora"] and tried == [[], ["qlora"]]
     assert names(dry_run.advise_on(own, ["lora"]).advice) == ["lora"]
+
+
+def test_the_command_that_settles_it_is_one(
+    cli: Cli, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed at the end is a comparison that is taken, of rows and of a stream."""
+    from tunesmith.cli import flags
+    from tunesmith.config import CompareConfig
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in rows_for("text-classification", 30)), encoding="utf-8")
+    stages = "".join(f"  - {{name: {name}, task: text-classification, train: rows.jsonl}}\n" for name in ("a", "b"))
+    (tmp_path / "stages.yaml").write_text(f"stages:\n{stages}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    model = str(tiny_model("bert", models / "bert"))
+    for name, source in (("plain", ["--train", "rows.jsonl"]), ("stream", ["--stream", "stages.yaml"])):
+        said = cli(
+            "plan",
+            "--model",
+            model,
+            *source,
+            "--techniques",
+            "lora,bitfit",
+            "--advise",
+            "--no-doctor",
+            "--output",
+            f"{name}.yaml",
+        )
+        command = re.search(r"See for yourself: tunesmith compare (.*?runs/compared)", " ".join(said.out.split()))
+        assert said.code == 0 and command, said.out + said.err
+        words = shlex.split(command[1])
+        given: dict[str, Any] = {
+            word[2:]: value for word, value in itertools.pairwise(words) if word.startswith("--") and word != "--set"
+        }
+        lists = {key: flags.words(given.pop(key)) for key in ("techniques", "strategies") if key in given}
+        assigned = [value for word, value in itertools.pairwise(words) if word == "--set"]
+        built = build(CompareConfig, flags.layered(given.pop("config"), assigned, {**given, **lists}))
+        assert sorted(built.techniques) == ["bitfit", "lora"] and built.learning_rate is (
+            None if name == "plain" else built.learning_rate
+        )
+        assert (built.search == "halving") is (name == "plain") and bool(built.strategies) is (name == "stream")

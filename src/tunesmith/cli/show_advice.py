@@ -110,8 +110,9 @@ def say(advised: Advised, text: str | None, written: Path | None) -> None:
     kept = "" if written is not None else "Save it as run.yaml (or add --output run.yaml). "
     console.print(f"\n{kept}Train with it: tunesmith train --config {named}", markup=False)
     others = [each.technique for each in advice.ranked if each.possible][:EXPLAINED]
-    console.print(
-        "See for yourself: "
-        f"tunesmith compare --config {named} --set technique=null --set learning_rate=null --techniques {','.join(others)} --search halving --output runs/compared",
-        markup=False,
-    )
+    beside = "--set learning_rate=null --search halving"
+    if advice.strategies:  # of stages strategies are compared, at rates that are given
+        named_first = [str(each["strategy"]) for each in advice.strategies[:EXPLAINED]]
+        beside = f"--set strategy=null --strategies {','.join(dict.fromkeys([*named_first, 'none', 'joint']))}"
+    command = f"tunesmith compare --config {named} --set technique=null {beside} --techniques {','.join(others)} --output runs/compared"
+    console.print(f"See for yourself: {command}", markup=False)
