@@ -117,8 +117,8 @@ def side_by_side() -> Iterator[str]:
     ]
     if lost:
         yield (
-            f"Wide intervals are runs that came to nothing: {', '.join(lost)}. Their rate was found with one seed in short trials, and was too high for another; a comparison with one "
-            "seed would not have shown it. Such a run says so itself (`one-answer` of [reliability.md](reliability.md)).\n"
+            f"Wide intervals are runs that came to nothing: {', '.join(lost)}. Their rate was found with one seed in short trials, and was too high for another; a "
+            "comparison with one seed would not have shown it. Such a run says so itself (`one-answer` of [reliability.md](reliability.md)).\n"
         )
     yield (
         "The last two columns are judgement, the others measured. What the numbers do not say: memory here is mostly the libraries and the activations, because the model "

@@ -593,7 +593,8 @@ def compared() -> Iterator[str]:
     for name, results in found.items():
         protocol = results["protocol"]
         yield f"### {name}\n"
-        yield f"`{protocol['command']}`\n"
+        report = RESULTS / f"comparison_{name}.html"
+        yield f"`{protocol['command']}`{f' ([report](../benchmarks/results/{report.name}))' if report.is_file() else ''}\n"
         if results.get("studies"):
             yield from studied(results)
             continue
