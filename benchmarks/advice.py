@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/advice.py [--only NAME,...] [--folder DIR]
 
-Each is a `tunesmith compare --search halving` with three seeds; cases that are in the results already are not repeated. Afterwards every case is advised on from
-the others alone. What the package carries of it is written to src/tunesmith/plan/evidence.json.
+Each is a `tunesmith compare --search halving` with three seeds; cases that are in the results already are not repeated. The comparisons of `comparisons.py` are cases as well.
+Afterwards every case is advised on from the others alone. What the package carries of it is written to src/tunesmith/plan/evidence.json.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -26,6 +27,7 @@ from tunesmith.plan.evidence import FILE, leave_one_out, measured
 RESULTS = Path(__file__).parent / "results" / "advice.json"
 COMMAND = "python benchmarks/advice.py"
 ARCHITECTURES = {"bert-tiny": "encoder", "minilm": "encoder", "smollm2-135m": "decoder"}
+LARGER = ("reviews", "entities", "instructions")
 TIMED = "reviews-100-minilm"  # whose artifacts are asked how long one row takes
 TECHNIQUES = "full,feature-based,bitfit,adapter,lora,dora,ia3,prompt-tuning,prefix-tuning"
 
@@ -63,25 +65,35 @@ CASES = (
 )  # fmt: skip
 
 
+def larger() -> Iterator[dict[str, Any]]:
+    """The comparisons of `comparisons.py`, which are cases, too."""
+    for name in LARGER:
+        path = RESULTS.parent / f"comparison_{name}.json"
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            yield {"command": found["protocol"]["command"], **reduced(name, found)}
+
+
 def carry_out(case: Small, folder: Path) -> dict[str, Any]:
     """Run one comparison; what the advice takes from it."""
     command = [
         "tunesmith", "compare", "--model", f"asset:{case.model}", "--task", case.task, "--train", f"asset:{case.data}",
         "--max-train-rows", str(case.rows), "--max-eval-rows", str(case.eval_rows), "--epochs", str(case.epochs), "--batch-size", str(case.batch),
         "--max-length", str(case.length), "--techniques", TECHNIQUES, "--baselines", "majority" if "classification" in case.task else "none",
-        "--seeds", "0,1,2", "--search", "halving", "--set", "doctor=off", *case.more,
+        "--seeds", "0,1,2", "--jobs", "2", "--search", "halving", "--set", "doctor=off", *case.more,
     ]  # fmt: skip
     own = [sys.executable, "-m", *command, "--output", str(folder / case.name), "-q"]
     done = subprocess.run(own, check=False, env={"OMP_NUM_THREADS": "1", **os.environ})
     if done.returncode:
         raise SystemExit(f"{case.name} came to an end with exit code {done.returncode}.")
     found = json.loads((folder / case.name / "results.json").read_text(encoding="utf-8"))
-    return {"command": " ".join(command), **reduced(case, found)}
+    return {"command": " ".join(command), **reduced(case.name, found)}
 
 
-def reduced(case: Small, found: dict[str, Any]) -> dict[str, Any]:
+def reduced(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """The figures of a comparison that are kept."""
     protocol = found["protocol"]
+    model = protocol["model"].removeprefix("asset:")
     primary = protocol["primary"]
     higher = higher_is_better(protocol, primary)
     rows = [row for row in found["rows"] if row["kind"] == "technique" and row["status"] == "finished"]
@@ -104,13 +116,13 @@ def reduced(case: Small, found: dict[str, Any]) -> dict[str, Any]:
         for row in rows
     }
     return {
-        "name": case.name,
-        "task": case.task,
-        "architecture": ARCHITECTURES[case.model],
-        "model": case.model,
-        "data": case.data,
+        "name": name,
+        "task": protocol["task"],
+        "architecture": ARCHITECTURES[model],
+        "model": model,
+        "data": protocol["train"].removeprefix("asset:"),
         "parameters": int(rows[0]["total_parameters"] - min(row["trainable_parameters"] for row in rows)),
-        "rows": case.rows,
+        "rows": protocol["rows"]["train"],
         "metric": primary,
         "versions": protocol["versions"],
         "data_sha256": protocol["data_sha256"],
@@ -166,7 +178,7 @@ def strategies() -> dict[str, dict[str, float]]:
 
 def write(cases: list[dict[str, Any]], latencies: dict[str, float]) -> None:
     """The results, and what the package carries of them."""
-    order = {case.name: number for number, case in enumerate(CASES)}
+    order = {name: number for number, name in enumerate([*(case.name for case in CASES), *LARGER])}
     cases.sort(key=lambda each: order[each["name"]])
     found = {"command": COMMAND, "cases": cases, "latency": latencies, "strategies": strategies()}
     kept = carried(found)
@@ -217,7 +229,7 @@ def main() -> None:
                 if case.name == TIMED:
                     latencies = latency(folder / case.name)
                 write(done, latencies)
-    write(done, latencies)
+    write([*(each for each in done if each["name"] not in LARGER), *larger()], latencies)
     for each in leave_one_out(measured()):
         print(json.dumps(each))
     print(json.dumps([asdict(case) for case in CASES if case.name not in {each["name"] for each in done}]))
