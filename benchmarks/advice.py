@@ -111,7 +111,6 @@ def reduced(name: str, found: dict[str, Any]) -> dict[str, Any]:
             "factor": factors[row["technique"]],
             "seconds": row["train_seconds"],
             "parameters": row["trainable_parameters"],
-            "forgotten": None,
         }
         for row in rows
     }
@@ -195,7 +194,7 @@ def write(cases: list[dict[str, Any]], latencies: dict[str, float]) -> None:
 def carried(found: dict[str, Any]) -> dict[str, Any]:
     """What the package needs of the results."""
     keys = ("name", "task", "architecture", "parameters", "rows")
-    outcome = ("behind", "tie", "factor", "seconds", "forgotten")
+    outcome = ("behind", "tie", "factor", "seconds")
     return {
         "source": COMMAND,
         "latency": found["latency"],

@@ -5,25 +5,19 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_page_of_results_is_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("summary", ROOT / "benchmarks" / "summary.py")
+@pytest.mark.parametrize(("script", "page"), [("summary", "results"), ("questions", "questions")])
+def test_a_page_is_fresh(script: str, page: str) -> None:
+    spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
     assert spec is not None and spec.loader is not None
-    summary = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(summary)
-    written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert written == summary.page(), "docs/results.md is stale: python benchmarks/summary.py > docs/results.md"
-
-
-def test_the_page_of_questions_is_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("questions", ROOT / "benchmarks" / "questions.py")
-    assert spec is not None and spec.loader is not None
-    questions = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(questions)
-    written = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
-    assert written == questions.page(), "docs/questions.md is stale: python benchmarks/questions.py > docs/questions.md"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert written == module.page(), f"docs/{page}.md is stale: python benchmarks/{script}.py > docs/{page}.md"
 
 
 def test_every_technique_is_suited_for_something() -> None:

@@ -9,7 +9,8 @@ a process of its own, so that the memory that is predicted is that of its own ru
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,15 @@ def _able(config: RunConfig, architecture: str) -> list[str]:
     return found
 
 
-def _in_files(
-    folder: Path, model: Any, tokenizer: Any, rows: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Settings as `train` takes them, with files in place of Python objects; what is not to be forgotten is not measured for a plan."""
-    raw = {name: value for name, value in settings.items() if name != "retain"}
-    raw |= materialise(folder, model, tokenizer, rows)
-    if raw.get("stream"):
-        raw["stream"] = materialise_stream(folder, raw["stream"])
-    return raw
+@contextmanager
+def _in_files(model: Any, tokenizer: Any, rows: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[RunConfig]:
+    """The configuration of what `train` takes, Python objects as files while it lasts; what must not be forgotten is not measured for a plan."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        raw = {name: value for name, value in settings.items() if name != "retain"}
+        raw |= materialise(Path(folder), model, tokenizer, rows)
+        if raw.get("stream"):
+            raw["stream"] = materialise_stream(Path(folder), raw["stream"])
+        yield configuration.build(RunConfig, raw)
 
 
 def plan(
@@ -180,11 +181,9 @@ def plan(
         One mapping a technique: `memory` (bytes by part), `memory_bytes`, `seconds`, `artifact_bytes`, `fits`, `largest_batch`,
         `trainable_parameters`, and `status` with a `reason` where it is refused.
     """
-    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-        rows = {"train": train, "validation": validation, "eval": eval}
-        raw = _in_files(Path(folder), model, tokenizer, rows, settings)
-        named = list(techniques) or ([str(settings["technique"])] if settings.get("technique") else [])
-        return predict_all(configuration.build(RunConfig, raw), named)
+    named = list(techniques) or ([str(settings["technique"])] if settings.get("technique") else [])
+    with _in_files(model, tokenizer, {"train": train, "validation": validation, "eval": eval}, settings) as config:
+        return predict_all(config, named)
 
 
 def advise(
@@ -213,7 +212,5 @@ def advise(
     Returns:
         `technique` (the one advised, or None), `ranked` (each with `behind`, `learning_rate`, `reasons`, `unmet`), `case`, and of a stream `strategies`.
     """
-    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-        rows = {"train": train, "validation": validation, "eval": eval}
-        raw = _in_files(Path(folder), model, tokenizer, rows, settings)
-        return advise_on(configuration.build(RunConfig, raw), techniques, needs).advice.as_json()
+    with _in_files(model, tokenizer, {"train": train, "validation": validation, "eval": eval}, settings) as config:
+        return advise_on(config, techniques, needs).advice.as_json()

@@ -13,7 +13,8 @@ from rich.console import Console
 
 import tunesmith
 from tunesmith import config as configuration
-from tunesmith.compare import study
+from tunesmith.compare import examples, study
+from tunesmith.compare.judging import Answers, Scene
 from tunesmith.compare.planning import plan
 from tunesmith.compare.report import render
 from tunesmith.compare.report.study_figure import study_figures
@@ -171,8 +172,17 @@ def test_a_study_end_to_end(done: Any) -> None:
 
 
 def test_examples_name_the_setting(done: Any) -> None:
-    said = {one["technique"] for each in done.results["examples"] for one in each["answers"]}
-    assert said <= {"lora with lora.rank=1", "lora with lora.rank=4"}
+    """Each value answers for itself, where one of them is made to say something else."""
+    scene = Scene.of(configuration.build(CompareConfig, configuration.read_file(done.folder / "comparison.yaml")))
+    read = [Answers.read(run, done.folder, 8) for run in done.results["runs"]]
+    answers = [each for each in read if each is not None and each.run["kind"] == "technique"]
+    for each in answers:
+        for line in each.lines:
+            line["prediction"] = "positive" if each.run["setting"] == "lora.rank=4" else "negative"
+    shown = examples.choose(answers, scene, 3)
+    assert [{one["technique"] for one in each["answers"]} for each in shown] == [
+        {"lora with lora.rank=1", "lora with lora.rank=4"}
+    ] * 3
 
 
 def test_what_is_shown(done: Any) -> None:

@@ -400,3 +400,18 @@ def test_what_was_decided_by_measuring_is_not_decided_anew(
     again = tunesmith.resume(tmp_path / "cut")
     assert again["training"]["dtype"] == whole.result["training"]["dtype"] == "bfloat16"
     assert furthest(whole, tunesmith.RunResult(tmp_path / "cut", again)) == 0.0
+
+
+def test_best_by_the_loss_of_one_of_several_tasks(tmp_path: Path, models: Path) -> None:
+    """Less is better of `one/loss`, too."""
+    tasks = [
+        {"name": name, "task": "text-classification", "train": toy_rows(24), "validation": toy_rows(9)}
+        for name in ("one", "two")
+    ]
+    run = tunesmith.train(
+        str(tiny_model("bert", models / "bert")), stream={"stages": [{"name": "both", "tasks": tasks}]}, technique="full", max_steps=8, learning_rate=2e-3, batch_size=8,
+        doctor=False, training={"evaluate_every": 1, "keep_best": True, "best_metric": "one/loss"}, output=tmp_path / "run",
+    )  # fmt: skip
+    losses = [line["metrics"]["one/loss"] for line in logged(run, "evaluate")]
+    best = run.result["training"]["best_step"]
+    assert best == losses.index(min(losses)) + 1 != losses.index(max(losses)) + 1

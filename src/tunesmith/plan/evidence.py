@@ -57,14 +57,12 @@ class Outcome:
         tie: whether rows and seeds cannot tell it from the best.
         factor: the rate that was searched, in units of the technique's default.
         seconds: of training.
-        forgotten: points lost on text that had nothing to do with the task; None where that was not measured.
     """
 
     behind: float
     tie: bool
     factor: float
     seconds: float
-    forgotten: float | None = None
 
 
 @dataclass(frozen=True)

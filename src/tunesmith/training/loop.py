@@ -366,7 +366,7 @@ def _evaluate(
     name = options.best_metric or session.primary
     if name not in metrics:
         raise ConfigError([("training.best_metric", unknown("metric", name, metrics))])
-    higher = higher_is_better(name) if options.best_metric else session.higher_is_better
+    higher = higher_is_better(name.rpartition("/")[2]) if options.best_metric else session.higher_is_better
     score = metrics[name] if higher else -metrics[name]
     if state.best_score is None or score > state.best_score:
         state.best_score, state.best_step, state.bad_evaluations = score, state.steps, 0
