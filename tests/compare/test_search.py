@@ -185,11 +185,90 @@ def test_runs_learn_with_what_was_found(config: CompareConfig, tmp_path: Path) -
     assert rates_in_words(config).startswith("successive halving on validation rows")
 
 
-def test_short_runs_get_longer_rungs(config: CompareConfig) -> None:
+def test_short_runs_get_longer_rungs(config: CompareConfig, trials: list[RunConfig]) -> None:
     config.epochs = None
-    for steps, expected in ((1000, (0.1, 0.25)), (100, (0.2, 0.5)), (30, (2 / 3, 1.0)), (10, (1.0, 1.0))):
+    for steps, expected, count in ((1000, [100, 250], 7), (100, [20, 50], 7), (30, [20, 30], 7), (10, [10], 5)):
         config.max_steps = steps
-        assert search.shares(config, 100) == pytest.approx(expected)
+        trials.clear()
+        (found,) = search.carry_out(config, Path(str(config.output)) / str(steps))
+        assert list(dict.fromkeys(run.max_steps for run in trials)) == expected and len(trials) == count
+        assert found["chosen"] == 1.5e-3
+
+
+def test_a_rung_on_the_plateau_is_followed_by_a_longer_one(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Balanced labels: the loss of one answer is log 2. After 4 of 10 epochs a rate comes off it; the slowest had not come down to it."""
+    first = {5e-5: 0.9, 1.5e-4: 0.694, 5e-4: 0.693, 1.5e-3: 0.6929, 5e-3: 0.6935}
+    done: list[tuple[float, float]] = []
+
+    def measure(run: RunConfig, *_: Any) -> dict[str, Any]:
+        rate, epochs = float(run.learning_rate or 0), float(run.epochs or 0)
+        done.append((epochs, rate))
+        loss = {1.5e-4: 0.65, 5e-4: 0.5, 1.5e-3: 0.6929, 5e-3: 0.6935}[rate] if epochs >= 4 else first[rate]
+        return {
+            "status": "finished",
+            "reason": None,
+            "loss": loss,
+            "score": 0.5,
+            "tokens": round(100 * epochs),
+            "seconds": 1.0,
+        }
+
+    monkeypatch.setattr(search, "measure", measure)
+    (found,) = search.carry_out(config, Path(str(config.output)))
+    assert [[rate for epochs, rate in done if epochs == length] for length in (1, 2, 4, 8)] == [
+        list(first), [1.5e-3, 5e-4, 5e-3, 1.5e-4], [1.5e-3, 5e-4, 5e-3, 1.5e-4], [5e-4, 1.5e-4],
+    ]  # fmt: skip
+    assert found["chosen"] == 5e-4 and found["why"] == search.LOWEST and found["tokens"] == 500 + 800 + 1600 + 1600
+    table = search_table({"search": [found]})
+    assert table is not None and "twice as long" in table["notes"][0]
+
+
+def test_where_no_rate_comes_off_the_plateau_the_default_stands(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: RunConfig, *_: Any) -> dict[str, Any]:
+        loss = 0.6929 + 1e-4 * float(run.learning_rate or 0)
+        return {"status": "finished", "reason": None, "loss": loss, "score": 0.5, "tokens": 1, "seconds": 1.0}
+
+    monkeypatch.setattr(search, "measure", measure)
+    (found,) = search.carry_out(config, Path(str(config.output)))
+    assert found["chosen"] == found["default"] and "one answer for every row (0.69" in found["why"]
+    assert [rung["share"] for rung in found["rates"][0]["rungs"]] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    table = search_table({"search": [found]})
+    assert table is not None and found["why"] in table["notes"][-1]
+
+
+def test_the_plateau_is_the_loss_of_the_shares_of_labels(tmp_path: Path) -> None:
+    """Against closed forms; a task whose answers are texts has none."""
+    import math
+
+    from tunesmith import registry
+    from tunesmith.compare.plateau import plateau
+    from tunesmith.data.splits import load_roles
+
+    def found(task: str, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> float | None:
+        for name, rows in (("train", train), ("validation", validation), ("eval", validation)):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "eval")}
+        given = configuration.build(RunConfig, {"model": "m", "task": task, "technique": "lora", **files})
+        built = registry.load("task", task)(configuration.options_of(given, "task", task))
+        return plateau(built, load_roles(given, built), given)
+
+    def texts(labels: list[Any]) -> list[dict[str, Any]]:
+        return [{"text": f"row {number} {label}", "label": label} for number, label in enumerate(labels)]
+
+    entropy = -(math.log(0.75) + math.log(0.25)) / 2
+    assert found("text-classification", texts(["a", "a", "a", "b"]), texts(["b", "a"])) == pytest.approx(entropy)
+    assert found("text-classification", texts([1.5, 2.5, 3.5, 4.5]), texts([2.0, 5.0])) == pytest.approx((1 + 4) / 2)
+    tags = [{"tokens": ["x", "y", "z"], "tags": ["O", "O", "B-A"]}]
+    expected = -(math.log(3 / 6) + math.log(2 / 6)) / 2  # one added to each count of O, B-A and I-A
+    assert found("token-classification", tags, [{"tokens": ["p", "q"], "tags": ["O", "B-A"]}]) == pytest.approx(
+        expected
+    )
+    pairs = [{"question": "q", "context": "c d", "answer": "c"}]
+    assert found("question-answering", pairs, pairs) is None
 
 
 def test_a_stream_has_no_search() -> None:

@@ -9,6 +9,10 @@ arms, each rung with an equal share of the budget among those that are left; Li 
 factors, rungs, rows, order and seed (0), so none is searched harder than another. A rung starts over instead of going on, because the schedule must end
 with it; runs of fewer than 200 steps get longer rungs (20 and 50 steps), because fewer say nothing of a rate.
 
+A rung says nothing either where no rate has come off the plateau (plateau.py: the loss of one answer for every row, from which a model of tags may take a hundred
+steps). It sorts out only the rates that have not even come down to it, and the next is twice as long, up to a run's length; if no rate is off it then,
+the default stands. Such a search costs more than one run, and its table says how much.
+
 What is judged is the loss on validation rows (those of --validation, or 10 % of train by content hash), which tells rates apart long before the accuracy
 of a few hundred rows does; eval rows take no part. The runs themselves learn from all training rows again. A rate that diverges or fails loses. What a search
 found lies in OUTPUT/search/, so it is not repeated.
@@ -21,6 +25,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from tunesmith.compare.carrying import Call, finished
 from tunesmith.compare.jobs import Pool
 from tunesmith.compare.models import models_of, place_of, techniques_of
 from tunesmith.compare.planning import NEVER_OF_A_RUN, make
+from tunesmith.compare.plateau import plateau
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import say
 from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
@@ -43,6 +49,11 @@ SHARE = 0.1
 LEAST_STEPS = 20
 SEED = 0
 MOST_ROWS = 1000  # validation rows: more would cost more than they tell
+OFF = 0.97
+"""A loss below this much of the plateau's is off it: 3 %, where losses of runs that stay on it differ by 1 or 2."""
+ON = 1.1
+"""And one above this much of it has not come down to it yet."""
+LOWEST = "lowest validation loss"
 
 Entry = dict[str, Any]
 
@@ -89,10 +100,11 @@ class Data:
         train: its file.
         validation: its file.
         counts: rows of each.
+        plateau: loss of one answer for all validation rows, if the task has such.
     """
 
-    def __init__(self, train: Path, validation: Path, counts: Mapping[str, int]) -> None:
-        self.train, self.validation, self.counts = train, validation, dict(counts)
+    def __init__(self, train: Path, validation: Path, counts: Mapping[str, int], plateau: float | None = None) -> None:
+        self.train, self.validation, self.counts, self.plateau = train, validation, dict(counts), plateau
 
     @classmethod
     def cut(cls, config: CompareConfig, folder: Path) -> Data:
@@ -106,7 +118,8 @@ class Data:
         task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
         roles = load_roles(choosing, task)
         assert roles.validation is not None
-        parts = {"train": roles.train, "validation": subset(roles.validation, MOST_ROWS, "validation")}
+        roles = replace(roles, validation=subset(roles.validation, MOST_ROWS, "validation"))
+        parts = {"train": roles.train, "validation": roles["validation"]}
         files = {}
         for role, rows in parts.items():
             files[role] = folder / "search" / "rows" / f"{role}-{rows.sha256[:12]}.parquet"
@@ -115,7 +128,8 @@ class Data:
                 half = files[role].with_suffix(".part")
                 pq.write_table(_with_features(rows.table), half)
                 half.replace(files[role])
-        return cls(files["train"], files["validation"], {role: len(rows) for role, rows in parts.items()})
+        counts = {role: len(rows) for role, rows in parts.items()}
+        return cls(files["train"], files["validation"], counts, plateau(task, roles, choosing))
 
 
 def _with_features(table: Any) -> Any:
@@ -123,16 +137,15 @@ def _with_features(table: Any) -> Any:
     return table.with_format("arrow")[:].replace_schema_metadata(table.features.arrow_schema.metadata)
 
 
-def shares(config: CompareConfig, rows: int) -> tuple[float, ...]:
-    """The part of a run's tokens that each rung gives to a rate, so that all rungs together take the same.
+def first_share(config: CompareConfig, rows: int) -> float:
+    """The part of a run's tokens that the first rung gives to a rate.
 
     Args:
         config: says how long a run is.
         rows: that it learns from.
     """
     steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or DEFAULT_EPOCHS)
-    first = min(1.0, max(SHARE, LEAST_STEPS / steps))
-    return tuple(min(1.0, first * len(FACTORS) / rates) for rates in (len(FACTORS), *KEPT[:-1]))
+    return min(1.0, max(SHARE, LEAST_STEPS / steps))
 
 
 def one(
@@ -150,29 +163,41 @@ def one(
     options = config.options.get(registry.resolve("technique", name).name)
     default = usual_rate(config.model_copy(update={"model": model}), create(name, options))
     tried: list[Entry] = [{"rate": rounded(factor * default), "factor": factor, "rungs": []} for factor in FACTORS]
-    alive = list(tried)
-    refused = None
-    for number, (share, kept) in enumerate(zip(shares(config, rows.counts["train"]), KEPT, strict=True), 1):
+    alive, kept, share, number = list(tried), list(KEPT), first_share(config, rows.counts["train"]), 0
+    chosen, why = default, ""
+    while not why:
+        number += 1
         for each in alive:
             run = trial(config, folder, model, name, each["rate"], share, number, rows)
             title = f"Learning rate of {name}: {each['rate']:g}, rung {number}"
             each["rungs"].append({"share": share, **measure(run, title, sha256, call)})
             if each["rungs"][-1]["status"] == "refused":
-                refused = each["rungs"][-1]["reason"]
+                why = each["rungs"][-1]["reason"]
                 break
-        alive = best(alive, kept)
-        if refused is not None or not alive:
+        whole, scored = share >= 1, best(alive, len(alive))
+        if why:
             break
-    chosen = alive[0]["rate"] if alive and refused is None else default
-    why = refused or ("lowest validation loss" if alive else "no rate learned, so the default stands")
+        if not scored:
+            why = "no rate learned, so the default stands"
+        elif rows.plateau is None or last_loss(scored[0]) <= OFF * rows.plateau:
+            count = 1 if whole else kept.pop(0)
+            alive, share = scored[:count], min(1.0, share * len(alive) / count)
+            if count == 1:
+                chosen, why = alive[0]["rate"], LOWEST
+        elif whole:
+            why = f"after a whole run no rate is better than one answer for every row ({rows.plateau:.3f}), so the default stands: train longer"
+        else:
+            plateau = rows.plateau
+            alive, share = [each for each in scored if last_loss(each) <= ON * plateau] or scored, min(1.0, 2 * share)
     spent = [rung for each in tried for rung in each["rungs"]]
     entry = {
         "technique": name, "model": model, "default": default, "chosen": chosen, "why": why, "rates": tried, "runs": len(spent),
         "tokens": sum(rung["tokens"] for rung in spent), "seconds": sum(rung["seconds"] for rung in spent), "rows": rows.counts,
     }  # fmt: skip
-    if refused is None:
+    if not any(rung["status"] == "refused" for rung in spent):
         say(
-            f"Learning rate of {name}: {chosen:g} (its default is {default:g}), {entry['runs']} trials in {entry['seconds']:.1f} s."
+            f"Learning rate of {name}: {chosen:g} (its default is {default:g}), {entry['runs']} trials in {entry['seconds']:.1f} s"
+            f"{'' if why == LOWEST else f'; {why}'}."
         )
     return entry
 
@@ -180,7 +205,12 @@ def one(
 def best(alive: Sequence[Entry], count: int) -> list[Entry]:
     """The rates with the lowest loss in their last rung, those nearest to the default first where it is the same; none that has no loss."""
     scored = [each for each in alive if each["rungs"] and each["rungs"][-1]["loss"] is not None]
-    return sorted(scored, key=lambda each: (each["rungs"][-1]["loss"], abs(math.log(each["factor"]))))[:count]
+    return sorted(scored, key=lambda each: (last_loss(each), abs(math.log(each["factor"]))))[:count]
+
+
+def last_loss(each: Entry) -> float:
+    """Validation loss of a rate in its last rung, which it finished."""
+    return float(each["rungs"][-1]["loss"])
 
 
 def rounded(rate: float) -> float:

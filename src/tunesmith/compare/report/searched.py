@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.compare import format as human
+from tunesmith.compare.search import KEPT, LOWEST
 
 CHOSEN = "◆"
 
@@ -24,15 +25,20 @@ def search_table(results: Mapping[str, Any]) -> dict[str, Any] | None:
         cells = [_rate(by_factor.get(factor), one["chosen"]) for factor in factors]
         rate = " → ".join(dict.fromkeys(human.rate(one[key]) for key in ("default", "chosen")))
         rows.append([name, *cells, rate, human.count(one["tokens"]), human.seconds(one["seconds"])])
-    counts = found[0]["rows"]
-    lost = [f"{one['technique']}: {one['why']}" for one in found if one["why"] != "lowest validation loss"]
+    counts, most = found[0]["rows"], max(len(each["rungs"]) for one in found for each in one["rates"])
+    longer = (
+        "; a rung in which no rate came off the loss of one answer for every row was followed by one twice as long"
+        if most > len(KEPT)
+        else ""
+    )
+    lost = [f"{one['technique']}: {one['why']}" for one in found if one["why"] != LOWEST]
     runs, tokens, seconds = (sum(one[name] for one in found) for name in ("runs", "tokens", "seconds"))
     return {
         "heads": ["technique", *(f"× {factor:g}" for factor in factors), "rate", "tokens", "time"],
         "rows": rows,
         "notes": [
-            f"Loss on {counts['validation']:,} validation rows after the first rung → after the second, of trials on {counts['train']:,} training rows with "
-            f"seed 0, by factors of the technique's default; {CHOSEN} marks the rate that all its seeds learn with. All techniques together: {runs} trials, "
+            f"Loss on {counts['validation']:,} validation rows after each rung (→), of trials on {counts['train']:,} training rows with "
+            f"seed 0, by factors of the technique's default; {CHOSEN} marks the rate that all its seeds learn with{longer}. All techniques together: {runs} trials, "
             f"{human.count(tokens)} tokens, {human.seconds(seconds)}.",
             *lost,
         ],
