@@ -63,6 +63,10 @@ def python_of(tool: str) -> Path:
     return PEERS / APART[tool] / "bin" / "python" if tool in APART else Path(sys.executable)
 
 
+class Failed(SystemExit):
+    """A contender came to no end, and this is the end of its error output."""
+
+
 class Bench:
     """Files of a case, and its runs."""
 
@@ -126,7 +130,7 @@ class Bench:
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false"} | ({"PYTHONPATH": ""} if tool in APART else {}),
         )  # fmt: skip
         if done.returncode:
-            raise SystemExit(f"{tool} failed in case {case.name}:\n{done.stderr[-3000:]}")
+            raise Failed(f"{tool} failed in case {case.name}:\n{done.stderr[-3000:]}")
         found = json.loads(done.stdout.strip().splitlines()[-1])
         ends = found.pop("ends")
         found |= {"tool": tool, "seed": seed, "train_seconds": ends[-1], "whole_seconds": time.perf_counter() - began}
@@ -165,10 +169,19 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
     missing = [tool for tool in case.peers if not python_of(tool).is_file()]
     if missing:
         print(f"{case.name}  without {', '.join(missing)}: `make peers` installs them", flush=True)
-    tools, runs = [OURS, *(tool for tool in case.peers if tool not in missing)], []
+    tools, runs, failed = [OURS, *(tool for tool in case.peers if tool not in missing)], [], {}
     for seed in seeds:
-        for tool in tools if seed % 2 == 0 else reversed(tools):
-            run = bench.run(tool, seed)
+        for tool in tools if seed % 2 == 0 else tools[::-1]:
+            if tool in failed:
+                continue
+            try:
+                run = bench.run(tool, seed)
+            except Failed as error:
+                if tool == OURS:
+                    raise
+                failed[tool] = str(error).strip().splitlines()[-1]
+                print(f"{case.name}  {tool} failed and is left out: {failed[tool]}", flush=True)
+                continue
             runs.append(run)
             print(
                 f"{case.name}  {tool:<22}{run['train_seconds']:8.1f} s  {run['peak_memory_bytes'] / 2**30:5.2f} GiB",
@@ -183,14 +196,14 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
         str(assets.fetch("minilm")) if case.teacher else None,
     )
     ceilings = {kind: ceiling(kind == "bfloat16", device) for kind in ("float32", "bfloat16")}
-    rows = compared(runs, tools, tokens * case.epochs)
+    rows = compared(runs, [tool for tool in tools if tool not in failed], tokens * case.epochs)
     for row in rows:
         row["operations_per_second"] = needed / row["train_seconds"]
     return {
         "operations": needed, "ceilings": ceilings, "dtype": next(run["dtype"] for run in runs if run["tool"] == OURS),
         "what": case.what, "model": case.model, "technique": case.technique, "full": full, "batch_size": case.batch_size, "epochs": case.epochs,
         "tokens": tokens * case.epochs, "supervised_share": supervised / tokens if case.kind != "classification" else None,
-        "rows": rows, "runs": runs,
+        "rows": rows, "runs": runs, "failed": failed,
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """LLaMA-Factory's LoRA fine-tuning, called from Python as its command line calls it, in an environment of its own; prints one JSON object.
 
-It encodes rows itself, from the same texts under its template `empty`, so that tokens are the same but for marks around them. `tuned` holds the
-weights in bf16 (`pure_bf16`).
+It encodes rows itself, from the same texts under its template `empty`, so that tokens are the same but for marks around them. `tuned` batches rows of
+like length, and on a GPU holds the weights in bf16 (`pure_bf16`, which it refuses on a CPU).
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def main() -> None:
     known = {name: dataset(folder, name, given[role]) for name, role in (("own", "rows"), ("held", "eval"))}
     (folder / "dataset_info.json").write_text(json.dumps(known), encoding="utf-8")
     steps = Steps()
-    precision = {"pure_bf16" if given["tuned"] else "bf16": True} if given["bf16"] else {}
+    pure = given["tuned"] and given["device"] == "cuda"
+    settings: dict[str, Any] = {"pure_bf16" if pure else "bf16": True} if given["bf16"] else {}
+    if given["tuned"]:
+        settings["train_sampling_strategy"] = "group_by_length"
     run_exp(
         {
             "stage": "sft", "do_train": True, "do_eval": True, "model_name_or_path": given["model"], "finetuning_type": "lora", "lora_target": "all",
@@ -61,7 +64,7 @@ def main() -> None:
             "template": "empty", "cutoff_len": given["max_length"], "per_device_train_batch_size": given["batch_size"],
             "gradient_accumulation_steps": 1, "learning_rate": given["learning_rate"], "num_train_epochs": float(given["epochs"]), "warmup_steps": 1,
             "weight_decay": 0.01, "seed": given["seed"], "save_strategy": "no", "logging_steps": 50, "report_to": "none", "disable_tqdm": True,
-            "output_dir": str(folder / "run"), "overwrite_output_dir": True, "use_cpu": True, **precision,
+            "output_dir": str(folder / "run"), "overwrite_output_dir": True, "use_cpu": given["device"] == "cpu", **settings,
         },
         callbacks=[Clock(steps)],
     )  # fmt: skip
