@@ -200,11 +200,22 @@ def measure(case: Case, folder: Path, full: bool, rounds: int | None, rows: int 
     for row in rows:
         row["operations_per_second"] = needed / row["train_seconds"]
     return {
-        "operations": needed, "ceilings": ceilings, "dtype": next(run["dtype"] for run in runs if run["tool"] == OURS),
+        "operations": needed, "ceilings": ceilings, "dtype": computed_in(case, device, runs),
         "what": case.what, "model": case.model, "technique": case.technique, "full": full, "batch_size": case.batch_size, "epochs": case.epochs,
         "tokens": tokens * case.epochs, "supervised_share": supervised / tokens if case.kind != "classification" else None,
         "rows": rows, "runs": runs, "failed": failed,
     }  # fmt: skip
+
+
+def computed_in(case: Case, device: str, runs: list[dict[str, Any]]) -> str:
+    """The dtype of nearly all of a case's arithmetic: of a frozen backbone's pass, where the head alone learns, in fp32."""
+    import torch
+
+    from tunesmith.training.precision import pick_dtype
+
+    if case.technique == "feature-based":
+        return str(pick_dtype("auto", torch.device(device), 1 << 30)[0]).removeprefix("torch.")
+    return next(str(run["dtype"]) for run in runs if run["tool"] == OURS)
 
 
 def quality(case: Case, folder: Path, seeds: int, rows: int | None) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def stages(folder: Path, x: int, way: str) -> dict[str, Any]:
     return {
         "seconds": found["seconds"],
         "whole_seconds": whole,
-        "strategy_bytes": stream["strategy_bytes"] if stream else 0,
+        "strategy_bytes": sum(stream["strategy_bytes"].values()) if stream else 0,
     }
 
 

@@ -25,6 +25,7 @@ from tunesmith.preparation import Model, Part, encode_part, open_model, prepare,
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
 from tunesmith.stage import Turn, ground_of, learn, shapes
 from tunesmith.stream import Stage, file_name, for_task, stages_of
+from tunesmith.untouched import score
 
 STRATEGY_FILE = "strategy.safetensors"
 SCORES_FILE = "scores.json"
@@ -171,7 +172,7 @@ class History:
     def _before(self, model: Model, part: Part) -> dict[str, float]:
         """What the model says of a task before it learns it; for a plan, that it can read the longest rows."""
         if not self.only_plan:
-            return dict(model.measure(part, "eval", "before").metrics)
+            return score(model, part)
         from tunesmith.evaluation.evaluate import try_longest
 
         try_longest(

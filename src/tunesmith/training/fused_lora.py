@@ -21,6 +21,7 @@ merged weights, hooks inside, mixed batches).
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -206,6 +207,8 @@ def _classes() -> tuple[type, type]:
 
 def install(model: nn.Module) -> None:
     """Let every LoRA module on a linear layer of a model run in fewer passes."""
+    if "peft.tuners.lora.layer" not in sys.modules:  # no such module without it, and a second to import
+        return
     plain, fused = _classes()
     for module in model.modules():
         if type(module) is plain:
