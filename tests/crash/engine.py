@@ -21,8 +21,9 @@ from typing import Any
 TIMED = (
     "seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "wall_seconds", "created", "latency",
     "outputs", "throughput", "rows_per_second", "milliseconds", "speed", "predicted_seconds", "predicted_memory_bytes", "plan",
+    "pareto_time", "pareto_memory",
 )  # fmt: skip
-"""What no two runs share (`outputs`: where a teacher's answers came from, and how long that took)."""
+"""What no two runs share (`outputs`: where a teacher's answers came from, and how long that took; the fronts follow from seconds and bytes)."""
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from tunesmith import registry
 from tunesmith.config import RunConfig
 from tunesmith.data.splits import Roles
 
@@ -43,6 +44,5 @@ def plateau(task: Any, roles: Roles, config: RunConfig) -> float | None:
             for tag in task.truth(row)
         ]
         return math.fsum(nats) / max(len(nats), 1)
-    from tunesmith.baselines.majority import Majority
-
-    return float(Majority(Majority.Options()).predict(task, replace(roles, eval=roles.validation), config).loss)
+    majority = registry.load("baseline", "majority")
+    return float(majority(majority.Options()).predict(task, replace(roles, eval=roles.validation), config).loss)
