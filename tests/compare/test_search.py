@@ -248,11 +248,11 @@ def test_the_plateau_is_the_loss_of_the_shares_of_labels(tmp_path: Path) -> None
     from tunesmith.compare.plateau import plateau
     from tunesmith.data.splits import load_roles
 
-    def found(task: str, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> float | None:
+    def found(task: str, train: list[Any], validation: list[Any], **options: Any) -> float | None:
         for name, rows in (("train", train), ("validation", validation), ("eval", validation)):
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "eval")}
-        given = configuration.build(RunConfig, {"model": "m", "task": task, "technique": "lora", **files})
+        given = configuration.build(RunConfig, {"model": "m", "task": task, "technique": "lora", **options, **files})
         built = registry.load("task", task)(configuration.options_of(given, "task", task))
         return plateau(built, load_roles(given, built), given)
 
@@ -261,6 +261,8 @@ def test_the_plateau_is_the_loss_of_the_shares_of_labels(tmp_path: Path) -> None
 
     entropy = -(math.log(0.75) + math.log(0.25)) / 2
     assert found("text-classification", texts(["a", "a", "a", "b"]), texts(["b", "a"])) == pytest.approx(entropy)
+    weighted = {"text-classification": {"class_weights": "balanced"}}  # its loss is another
+    assert found("text-classification", texts(["a", "a", "a", "b"]), texts(["b", "a"]), **weighted) is None
     assert found("text-classification", texts([1.5, 2.5, 3.5, 4.5]), texts([2.0, 5.0])) == pytest.approx((1 + 4) / 2)
     tags = [{"tokens": ["x", "y", "z"], "tags": ["O", "O", "B-A"]}]
     expected = -(math.log(3 / 6) + math.log(2 / 6)) / 2  # one added to each count of O, B-A and I-A

@@ -29,7 +29,8 @@ def plateau(task: Any, roles: Roles, config: RunConfig) -> float | None:
         config: of the run.
 
     Returns:
-        None for tasks whose model says more than a label from the start: answers in a text, texts.
+        None for tasks whose model says more than a label from the start (answers in a text, texts), and where classes are weighted: the model's
+        loss is weighted then, and this is not.
     """
     if task.name not in ("text-classification", "token-classification"):
         return None
@@ -44,5 +45,7 @@ def plateau(task: Any, roles: Roles, config: RunConfig) -> float | None:
             for tag in task.truth(row)
         ]
         return math.fsum(nats) / max(len(nats), 1)
+    if task.weights is not None:
+        return None
     majority = registry.load("baseline", "majority")
     return float(majority(majority.Options()).predict(task, replace(roles, eval=roles.validation), config).loss)
