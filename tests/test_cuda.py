@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tunesmith
 from tunesmith import registry
@@ -127,3 +128,54 @@ def test_every_strategy_learns_a_stream_there(strategy: str, tmp_path: Path, mod
     ).result  # fmt: skip
     assert len(found["stream"]["matrix"]) == (1 if strategy == "joint" else 3)
     assert found["verification"]["largest_difference"] <= SAME
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("technique", ["full", "lora", "prefix-tuning", "feature-based"])
+def test_resume_is_bit_for_bit(technique: str, dtype: str, tmp_path: Path, models: Path, power_cut: Any) -> None:
+    """Cut in step 8 of 12 and gone on with from step 6, dropout on: the losses and the files of a run that was never cut."""
+    settings: dict[str, Any] = {
+        "technique": technique, "dtype": dtype, "learning_rate": 3e-3, "training": {"checkpoint_every": 3, "log_every": 1, "evaluate_every": 4},
+    }  # fmt: skip
+    whole = learn(tmp_path / "whole", models, **settings)
+    with power_cut(8):
+        learn(tmp_path / "cut", models, **settings)
+    again = tunesmith.RunResult(tmp_path / "cut", tunesmith.resume(tmp_path / "cut"))
+    assert losses(again) == losses(whole) and again.metrics == whole.metrics
+    files = sorted(path.name for path in whole.artifact.glob("*.safetensors"))
+    assert files == sorted(path.name for path in again.artifact.glob("*.safetensors")) and files
+    for name in files:
+        one, other = load_file(whole.artifact / name), load_file(again.artifact / name)
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_full_gpu_makes_passes_smaller(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """torch's allocator is held to less than the run took at first: the same losses in passes of fewer rows, and a line about it."""
+    rows = [{**row, "text": " ".join([row["text"]] * 20)} for row in toy_rows(256)]
+    settings: dict[str, Any] = {
+        "train": rows, "eval": rows[:8], "batch_size": 128, "max_steps": 4, "max_length": 128, "learning_rate": 1e-3,
+        "technique": "full", "training": {"log_every": 1, "dropout": 0.0, "plan": False, "gradient_checkpointing": False},
+    }  # fmt: skip
+    plain = learn(tmp_path / "plain", models, **settings)
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_reserved()
+    most = held + 0.6 * (plain.result["cost"]["peak_memory_bytes"] - held)
+    total = torch.cuda.get_device_properties(0).total_memory
+    request.addfinalizer(lambda: torch.cuda.set_per_process_memory_fraction(1.0))
+    torch.cuda.set_per_process_memory_fraction(most / total)
+    capsys.readouterr()
+    short = learn(tmp_path / "short", models, **settings)
+    assert "memory ran out at step 1: from here on a forward pass has at most" in " ".join(capsys.readouterr().err.split())
+    assert losses(short) == pytest.approx(losses(plain), abs=SAME)
+
+
+@pytest.mark.parametrize("technique", ["full", "lora"])
+def test_the_plan_knows_what_a_run_takes_there(technique: str, tmp_path: Path, models: Path) -> None:
+    """Predicted before the first step, counted behind the last; a tiny run is mostly the kernels' own workspace, so this is a wide bound."""
+    rows = [{**row, "text": " ".join([row["text"]] * 20)} for row in toy_rows(256)]
+    found = learn(
+        tmp_path / "run", models, train=rows, eval=rows[:8], batch_size=128, max_steps=8, max_length=128, technique=technique
+    ).result["cost"]
+    assert 0.5 < found["predicted_memory_bytes"] / found["peak_memory_bytes"] < 2.0

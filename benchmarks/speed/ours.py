@@ -31,6 +31,7 @@ def main() -> None:
     answer(
         given["device"], ends=[once + line["seconds"] for line in lines], steps=run.result["training"]["steps"], dtype=run.result["training"]["dtype"],
         loss=after.get("loss"), accuracy=after.get("accuracy"), metrics=after,
+        planned={name: run.result["cost"][f"predicted_{name}"] for name in ("seconds", "memory_bytes")},
     )  # fmt: skip
 
 
