@@ -149,6 +149,25 @@ def test_resume_is_bit_for_bit(technique: str, dtype: str, tmp_path: Path, model
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_compiled_blocks_compute_the_same(tmp_path: Path, models: Path, power_cut: Any) -> None:
+    """Without dropout the losses of the blocks as they are, and a cut run goes on to the bit, with dropout."""
+    settings: dict[str, Any] = {
+        "technique": "lora",
+        "lora": {"dropout": 0.0},
+        "training": {"log_every": 1, "dropout": 0.0},
+    }
+    plain = learn(tmp_path / "plain", models, "llama", **settings)
+    quick = {"compile": True, "log_every": 1, "checkpoint_every": 3}
+    found = learn(tmp_path / "found", models, "llama", **{**settings, "training": {**quick, "dropout": 0.0}})
+    assert losses(found) == pytest.approx(losses(plain), abs=1e-3)  # steps add up what kernels round otherwise
+    noisy: dict[str, Any] = {"technique": "lora", "lora": {"dropout": 0.2}, "training": quick}
+    whole = learn(tmp_path / "whole", models, "llama", **noisy)
+    with power_cut(8):
+        learn(tmp_path / "cut", models, "llama", **noisy)
+    again = tunesmith.RunResult(tmp_path / "cut", tunesmith.resume(tmp_path / "cut"))
+    assert losses(again) == losses(whole) != losses(found)
+
+
 def test_a_full_gpu_makes_passes_smaller(
     tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
@@ -167,7 +186,9 @@ def test_a_full_gpu_makes_passes_smaller(
     torch.cuda.set_per_process_memory_fraction(most / total)
     capsys.readouterr()
     short = learn(tmp_path / "short", models, **settings)
-    assert "memory ran out at step 1: from here on a forward pass has at most" in " ".join(capsys.readouterr().err.split())
+    assert "memory ran out at step 1: from here on a forward pass has at most" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert losses(short) == pytest.approx(losses(plain), abs=SAME)
 
 
@@ -176,6 +197,13 @@ def test_the_plan_knows_what_a_run_takes_there(technique: str, tmp_path: Path, m
     """Predicted before the first step, counted behind the last; a tiny run is mostly the kernels' own workspace, so this is a wide bound."""
     rows = [{**row, "text": " ".join([row["text"]] * 20)} for row in toy_rows(256)]
     found = learn(
-        tmp_path / "run", models, train=rows, eval=rows[:8], batch_size=128, max_steps=8, max_length=128, technique=technique
+        tmp_path / "run",
+        models,
+        train=rows,
+        eval=rows[:8],
+        batch_size=128,
+        max_steps=8,
+        max_length=128,
+        technique=technique,
     ).result["cost"]
     assert 0.5 < found["predicted_memory_bytes"] / found["peak_memory_bytes"] < 2.0

@@ -42,6 +42,10 @@ class TrainingOptions(Options):
     fused_lora: bool = Field(
         True, description="LoRA and DoRA in fewer passes over the activations than peft's own modules take"
     )
+    compile: bool | None = Field(
+        None,
+        description="run the repeated blocks through torch.compile (default: on a GPU, where the plan says five minutes or more)",
+    )
     cache_frozen_layers: bool | None = Field(
         None,
         description="with a technique's `layers`: run the frozen lower layers once and keep their states (default: when that pays)",

@@ -53,7 +53,7 @@ def _own() -> Iterator[None]:
 def suits(query: torch.Tensor, keys: int, dropout: float, more: Any) -> bool:
     """Whether `own_attention` is the faster way for these shapes, and knows all that is asked for."""
     known = not any(more.get(name) is not None for name in ("cache", "softcap", "s_aux"))
-    if query.device.type != "cpu" or query.shape[2] == 1 or not known:
+    if query.device.type != "cpu" or query.shape[2] == 1 or not known or torch.compiler.is_compiling():
         return False
     if dropout > 0:
         return query.dtype in INTEGERS

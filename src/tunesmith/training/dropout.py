@@ -86,7 +86,7 @@ class FastDropout(nn.Dropout):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability p while training."""
         plain = self.inplace or input.device.type != "cpu" or input.dtype not in INTEGERS or self.p >= 1.0
-        if not self.training or self.p == 0.0 or plain:
+        if not self.training or self.p == 0.0 or plain or torch.compiler.is_compiling():
             return super().forward(input)
         return _Masked.apply(input, *keep_mask(input, self.p))
 
