@@ -22,11 +22,10 @@ def install(model: nn.Module, device: torch.device) -> None:
     """Let every norm of a model that is one run as one kernel (modules keep name, state and what they are an instance of)."""
     if device.type != "cuda":
         return
-    module: Any
     for module in model.modules():
         found = kind(module)
         if found is not None:
-            module.__class__ = fused(type(module), *found)
+            module.__class__ = fused(type(module), *found)  # type: ignore[arg-type]
 
 
 def kind(module: nn.Module) -> tuple[str, float] | None:
