@@ -412,6 +412,25 @@ def where_time_goes() -> Iterator[str]:
     yield ""
 
 
+def on_a_gpu() -> Iterator[str]:
+    """What fewer and larger kernels gain on a GPU."""
+    if not (RESULTS / "gpu_step.json").is_file():
+        return
+    found = read("gpu_step.json")
+    base = found["rows"]["both as they were"]
+    yield "\n## A step on a GPU"
+    yield f"\n{found['what']} ({found['hardware']['gpu']}), weights at random; {found['steps']} steps of {found['batch_size']} rows, rates of the second half (`gpu_step.py`).\n"
+    yield "| variant | tokens/s | against both as they were | peak memory, GiB | last loss |"
+    yield "|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        ratio = row["tokens_per_second"] / base["tokens_per_second"]
+        memory = row["peak_memory_bytes"]
+        yield (
+            f"| {name} | {row['tokens_per_second']:,.0f} | {ratio:.2f}x, {memory / base['peak_memory_bytes']:.2f} of the memory | "
+            f"{memory / 2**30:.2f} | {row['loss']:.4f} |"
+        )
+
+
 def reliability() -> Iterator[str]:
     """Kills and wrong input."""
     if not (RESULTS / "crash_test.json").is_file():
@@ -710,6 +729,7 @@ def page() -> str:
                 *planned(),
                 *speed(),
                 *where_time_goes(),
+                *on_a_gpu(),
                 *growth(),
                 *reliability(),
                 *bits(),

@@ -42,9 +42,8 @@ class TrainingOptions(Options):
     fused_lora: bool = Field(
         True, description="LoRA and DoRA in fewer passes over the activations than peft's own modules take"
     )
-    compile: bool | None = Field(
-        None,
-        description="run the repeated blocks through torch.compile (default: on a GPU, where the plan says five minutes or more)",
+    compile: bool = Field(
+        False, description="run the repeated blocks through torch.compile (half a minute at first; slower on a CPU)"
     )
     cache_frozen_layers: bool | None = Field(
         None,

@@ -92,7 +92,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.plan.forecast import Known, foretell, lower_layers_unknown, stored_bytes
     from tunesmith.run_folder import decide, decided, resume_step
     from tunesmith.training import dropout, fused_lora, group, memory, norms, shards
-    from tunesmith.training.compiled import compiled, pays
+    from tunesmith.training.compiled import compiled
     from tunesmith.training.diverged import Diverged, with_rows
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
@@ -217,11 +217,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         predicted = before.get("plan")
         if predicted is None and several.size == 1:  # what others take and spare is not known here
             predicted = foretell(session, facts, only_plan=turn.only_plan)
-        planned_seconds = (predicted or {}).get("seconds")
-        faster = pays(options.compile, model.device, planned_seconds, alone=several.size == 1 and cut is None)
-        chosen["compiled"] = before.get("compiled", faster)
         decide(checkpoints, {**chosen, "plan": predicted})
-        with compiled(heads.backbone.layers, chosen["compiled"]):
+        with compiled(heads.backbone.layers if options.compile else ()):
             fitted = fit(session)
     except Diverged as error:
         raise with_rows(error, session) from error

@@ -113,7 +113,7 @@ def test_a_cut_run_goes_on_as_it_began(tmp_path: Path, models: Path, graphs: Any
 
 def test_all_blocks_share_one_compilation(graphs: Any) -> None:
     blocks = [torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True) for _ in range(5)]
-    with compiled.compiled(blocks, True):
+    with compiled.compiled(blocks):
         for rows, tokens in ((4, 7), (3, 9), (6, 5), (1, 9)):  # the last runs as it is
             states = torch.randn(rows, tokens, 8)
             for block in blocks:
@@ -126,22 +126,12 @@ def test_all_blocks_share_one_compilation(graphs: Any) -> None:
     assert graphs() == 1
 
 
-def test_when_it_pays() -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert compiled.pays(None, gpu, compiled.PAYS, alone=True)
-    assert not compiled.pays(None, gpu, compiled.PAYS - 1, alone=True)
-    assert not compiled.pays(None, gpu, None, alone=True)
-    assert not compiled.pays(None, gpu, 1e6, alone=False)
-    assert not compiled.pays(None, cpu, 1e6, alone=True)
-    assert compiled.pays(True, cpu, None, alone=True) and not compiled.pays(False, gpu, 1e6, alone=True)
-
-
 def test_blocks_are_left_as_they_were(models: Path, graphs: Any) -> None:
     from tunesmith.testing.techniques import Bench
 
     layers = Bench("bert", models, "full").loaded.backbone.layers
-    with compiled.compiled(layers, True):
+    with compiled.compiled(layers):
         assert all("forward" in vars(layer) for layer in layers)
     assert not any("forward" in vars(layer) for layer in layers)
-    with compiled.compiled(layers, False):
+    with compiled.compiled(()):
         assert not any("forward" in vars(layer) for layer in layers)

@@ -1,7 +1,8 @@
 """The repeated blocks through torch.compile, all of them sharing one compilation.
 
 A GPU waits for Python wherever the kernels of a step are many and short: a block of smollm2 with LoRA is over two hundred of them, forward
-and backward, and a step took four times as long as its kernels did. Compiled, a block is some eighty, without Python in between.
+and backward, and a step took four times as long as its kernels did. Compiled, a block is fewer and larger ones, without Python in between. On
+a CPU our own functions for LoRA, dropout and attention are faster than what torch compiles in their place (docs/performance.md).
 
 Compiling each block by itself costs as many compilations as there are blocks (minutes). Here one function, which takes the block as an
 argument, is compiled with dynamic shapes, and its guards hold for all of them: blocks of one class are compiled once, forward and backward, in
@@ -20,36 +21,18 @@ from torch import nn
 from tunesmith.console import say, warn
 
 BACKEND = "inductor"
-PAYS = 300.0  # seconds that a run is planned to take, from which on the time to compile comes back
-
-
-def pays(wanted: bool | None, device: torch.device, seconds: float | None, *, alone: bool) -> bool:
-    """Whether blocks are compiled: as asked for, else on a GPU where a run of one process is long.
-
-    Args:
-        wanted: `training.compile`.
-        device: where the run computes.
-        seconds: that it is planned to take, if that is known.
-        alone: whether one process does all of it.
-    """
-    if wanted is not None:
-        return wanted
-    return alone and device.type == "cuda" and seconds is not None and seconds >= PAYS
 
 
 @contextmanager
-def compiled(layers: Sequence[nn.Module], on: bool) -> Iterator[None]:
+def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, blocks in training mode run compiled, but for passes of one row or one token, whose shapes would be compiled apart.
 
     Args:
-        layers: the repeated blocks.
-        on: whether anything happens.
+        layers: the repeated blocks, or none, if nothing is to happen.
     """
-    if not on:
-        yield
-        return
     own = [layer for layer in layers if "forward" not in vars(layer)]  # not those that something else stands in for
-    say(f"Compiling the {len(own)} blocks when the first batch comes (training.compile=false leaves them as they are).")
+    if own:
+        say(f"Compiling {len(own)} blocks when the first batch comes.")
     runs: dict[type, Callable[..., Any]] = {}
     failed: list[Exception] = []
     for layer in own:

@@ -1,7 +1,7 @@
 """What a step of LoRA on a GPU gains from fewer and larger kernels: variants of one run, one after the other in one process.
 
-    python benchmarks/compiled_blocks.py --device cuda --output benchmarks/results/compiled_cuda.json
-    python benchmarks/compiled_blocks.py --device cpu --rows 40 --batch-size 2 --steps 8 --output /tmp/look.json
+    python benchmarks/gpu_step.py --device cuda --output benchmarks/results/gpu_step.json
+    python benchmarks/gpu_step.py --device cpu --rows 40 --batch-size 2 --steps 8 --output /tmp/look.json
 
 The rate is that of the second half of the steps; what comes before the first half is over is mostly compiling, where that is done. Rows, model and
 settings are those of the case j of `bench.py`.
