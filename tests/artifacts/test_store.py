@@ -11,7 +11,7 @@ import pytest
 import tunesmith
 from tunesmith import processes
 from tunesmith.artifacts.store import open_artifact
-from tunesmith.artifacts.verify import verify_run
+from tunesmith.artifacts.verify import compare, spread, verify_run
 from tunesmith.errors import ArtifactError, VerificationError
 from tunesmith.testing import KINDS, tiny_model
 from tunesmith.testing.artifacts import reseal
@@ -69,6 +69,22 @@ def test_artifact_gives_the_measured_metrics(technique: str, models: Path, tmp_p
     card = (run.artifact / "README.md").read_text()
     assert technique in card and "```python" in card
     assert run.result["verification"]["rows"] == 8
+
+
+def test_some_rows_of_a_large_file_stand_for_all(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spread over the file, each against its own line of the predictions; `tunesmith verify` takes them all."""
+    assert spread(5, 100) == [0, 1, 2, 3, 4]
+    assert spread(1000, 4) == [125, 375, 625, 875] and len(set(spread(1001, 100))) == 100
+    run = trained(models, tmp_path / "run", "full")
+    lines = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    some = {"rows": 2, "places": [1, 6], "raw": [lines[i]["raw"] for i in (1, 6)], "predictions": [lines[i]["prediction"] for i in (1, 6)]}  # fmt: skip
+    assert compare(run.folder, "", some) == 0.0
+    with pytest.raises(VerificationError):
+        compare(run.folder, "", {**some, "places": [0, 6]})
+    with pytest.raises(VerificationError, match="other rows"):
+        compare(run.folder, "", {**some, "places": [1, 99]})
 
 
 def test_verification_sees_another_head(models: Path, tmp_path: Path) -> None:

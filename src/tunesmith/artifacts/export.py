@@ -97,7 +97,7 @@ def export(
 
 
 def _rescore(opened: Opened, model: Any) -> int:
-    """The first eval rows of the run beside the artifact, with another model in its place; how many there were.
+    """Eval rows of the run beside the artifact, with another model in its place; how many there were.
 
     Raises:
         VerificationError: a prediction or score is not the run's.
@@ -106,7 +106,7 @@ def _rescore(opened: Opened, model: Any) -> int:
     if opened.folder.name != "artifact" or not (run / "result.json").is_file() or len(opened.heads.loaded) > 1:
         return 0
     from tunesmith.artifacts.use import Artifact
-    from tunesmith.artifacts.verify import compare, tasks_of
+    from tunesmith.artifacts.verify import compare, spread, tasks_of
     from tunesmith.config import RunConfig, build, read_file
     from tunesmith.data.splits import load_roles
     from tunesmith.stream import for_task
@@ -115,7 +115,8 @@ def _rescore(opened: Opened, model: Any) -> int:
     task: Any = opened.task
     config = build(RunConfig, read_file(run / "config.yaml"))
     roles = load_roles(for_task(config, each.spec), task)
-    rows = roles.eval.select(range(min(opened.task.verify_rows, len(roles.eval))), "export")
+    places = spread(len(roles.eval), opened.task.verify_rows)
+    rows = roles.eval.select(places, "export")
     artifact = Artifact(opened, torch.device("cpu"), config.eval_batch_size)
     before, opened.loaded.model = opened.loaded.model, model
     try:
@@ -123,7 +124,7 @@ def _rescore(opened: Opened, model: Any) -> int:
     finally:
         opened.loaded.model = before
     found = {
-        "rows": len(rows), "predictions": [a.shown["prediction"] for a in scored.answers], "raw": [list(a.numbers) for a in scored.answers],
+        "rows": len(rows), "places": places, "predictions": [a.shown["prediction"] for a in scored.answers], "raw": [list(a.numbers) for a in scored.answers],
     }  # fmt: skip
     compare(run, each.file, found)
     return len(rows)

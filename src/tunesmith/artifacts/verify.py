@@ -144,7 +144,8 @@ def compare(folder: Path, file: str, found: Mapping[str, Any]) -> float:
         VerificationError: a prediction or score differs.
     """
     text = predictions_file(folder, file).read_text(encoding="utf-8")
-    saved = [json.loads(line) for line in text.splitlines()][: found["rows"]]
+    lines = text.splitlines()
+    saved = [json.loads(lines[place]) for place in found["places"] if place < len(lines)]
     before = np.asarray([np.ravel(row["raw"]) for row in saved], np.float64)
     after = np.asarray([np.ravel(raw) for raw in found["raw"]], np.float64)
     if before.shape != after.shape:
@@ -167,8 +168,13 @@ def compare(folder: Path, file: str, found: Mapping[str, Any]) -> float:
     return largest
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most so many places among `count`, evenly over all of them: rows of a sorted file are of every kind."""
+    return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
+
+
 def rescore(payload: dict[str, Any]) -> dict[str, Any]:
-    """In the fresh process: predictions and scores of the first eval rows of every task."""
+    """In the fresh process: predictions and scores of eval rows of every task, some spread evenly over them or all."""
     folder = Path(payload["run"])
     config = build(RunConfig, read_file(folder / "config.yaml"))
     artifact = load(
@@ -178,11 +184,12 @@ def rescore(payload: dict[str, Any]) -> dict[str, Any]:
     for asked in payload["tasks"]:
         artifact.choose(asked["head"])
         roles = load_roles(for_task(config, StageTask.model_validate(asked["spec"])), artifact.task)
-        count = len(roles.eval) if payload.get("all") else min(artifact.task.verify_rows, len(roles.eval))
-        rows = roles.eval.select(range(count), "verify")
+        places = spread(len(roles.eval), len(roles.eval) if payload.get("all") else artifact.task.verify_rows)
+        rows = roles.eval.select(places, "verify")
         scored = artifact.score(rows, title="verify")
         found.append({
             "rows": len(rows),
+            "places": places,
             "predictions": [answer.shown["prediction"] for answer in scored.answers],
             "raw": [list(answer.numbers) for answer in scored.answers],
             "metrics": scored.metrics,

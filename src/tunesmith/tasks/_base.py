@@ -97,8 +97,8 @@ class Task(ABC):
     aligned_by: ClassVar[Literal["row", "word", "character", "text"]] = "row"
     """What two models with different tokenizers have in common of a decision that the loss is about: the row, the word, the character
     where an answer begins or ends, the text before a token."""
-    verify_rows: ClassVar[int] = 1000
-    """At most this many eval rows are scored again when an artifact is verified."""
+    verify_rows: ClassVar[int] = 100
+    """At most this many eval rows, spread evenly over all of them, are scored again behind a run; `tunesmith verify` takes them all."""
 
     positions: int | None = None
     """Tokens that the model can hold beside what the technique takes; None where nothing bounds it."""
