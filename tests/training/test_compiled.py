@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import tunesmith
-from tunesmith.models.recurrent import RecurrentLayer
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import rows_for, toy_rows
 from tunesmith.training import compiled
@@ -87,7 +86,6 @@ def test_what_cannot_be_compiled_runs_as_it_did(
 
 
 def test_a_recurrent_model_is_not_hurt(tmp_path: Path, models: Path, graphs: Any) -> None:
-    assert issubclass(RecurrentLayer, torch.nn.Module)
     rows = toy_rows(24)
     given: dict[str, Any] = {
         "train": rows, "eval": rows[:8], "max_steps": 2, "batch_size": 8, "doctor": False, "technique": "full", "device": "cpu",

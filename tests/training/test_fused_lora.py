@@ -145,24 +145,6 @@ def test_it_steps_aside(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[0] == (1 if case == "a hook" else 0)  # the other layer has none
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.4])
-def test_the_one_for_gpus_is_the_same(p: float, bias: bool) -> None:
-    """Against autograd of the plain formula with the same mask, in fp64."""
-    torch.manual_seed(0)
-    x, weight, down, up = (torch.randn(*shape, dtype=torch.float64) for shape in ((7, 12), (9, 12), (3, 12), (9, 3)))
-    b = torch.randn(9, dtype=torch.float64) if bias else None
-    pull = torch.randn(7, 9, dtype=torch.float64)
-    learned = [each.requires_grad_() for each in (x, down, up)]
-    torch.manual_seed(1)
-    found = fused_lora._Launched.apply(x, weight, b, down, up, 0.7, p)
-    told = torch.autograd.grad((found * pull).sum(), learned)
-    torch.manual_seed(1)
-    seen = torch.native_dropout(x, p, True)[0] if p else x
-    plain = nn.functional.linear(x, weight, b) + 0.7 * (seen @ down.t()) @ up.t()
-    same([found.detach(), *told], [plain.detach(), *torch.autograd.grad((plain * pull).sum(), learned)])
-
-
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_row_norms_without_the_product(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)

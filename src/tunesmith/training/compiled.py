@@ -1,12 +1,12 @@
 """The repeated blocks through torch.compile, all of them sharing one compilation.
 
 A GPU waits for Python wherever the kernels of a step are many and short: a block of smollm2 with LoRA is over two hundred of them, forward
-and backward, and a step took four times as long as its kernels did. Compiled, a block is fewer and larger ones, without Python in between. On
+and backward, and a step took three and a half times as long as its kernels did. Compiled, a block is fewer and larger ones, without Python in between. On
 a CPU our own functions for LoRA, dropout and attention are faster than what torch compiles in their place (docs/performance.md).
 
 Compiling each block by itself costs as many compilations as there are blocks (minutes). Here one function, which takes the block as an
 argument, is compiled with dynamic shapes, and its guards hold for all of them: blocks of one class are compiled once, forward and backward, in
-half a minute to a minute. What torch cannot compile as a whole (few-bit weights, hooks that reach out) runs as it did, and a line says so.
+about half a minute. What torch cannot compile as a whole (few-bit weights, hooks that reach out) runs as it did, and a line says so.
 """
 
 from __future__ import annotations

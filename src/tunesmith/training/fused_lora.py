@@ -7,7 +7,6 @@
                dA = du^T x~            dB = dy^T u                             x~ is made again from x and one byte an element
 
 peft's module holds x~ and scales and adds [n, m] tensors in passes of their own, and autograd adds the two gradients of x in another.
-On a GPU the kernels are short and what counts is how many are launched (`_Launched`): dropout is one of torch's own, and s a factor inside of products.
 
 DoRA, with m the magnitudes and g = m / ||W + s B A|| by rows, the norm a constant (Liu et al. 2024, section 4.3):
 
@@ -75,49 +74,6 @@ class _Beside(torch.autograd.Function):
                 of_x.addmm_(of_inner, down)
             else:
                 of_x.add_(masked_(torch.mm(of_inner, down), mask))
-        return of_x, None, None, of_down, of_up, None, None
-
-
-class _Launched(torch.autograd.Function):
-    """`_Beside` in four kernels forward and eight backward, where a launch costs more than a pass over the activations."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-        p: float,
-    ) -> torch.Tensor:
-        seen, mask = torch.native_dropout(x, p, True) if p else (x, None)
-        inner = torch.mm(seen, down.t())
-        found = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-        found.addmm_(inner, up.t(), alpha=scale)
-        ctx.save_for_backward(x, mask, weight, down, up, inner)
-        ctx.scale, ctx.more = scale, 1.0 / (1.0 - p)
-        return found
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (of_y,) = gradients
-        x, mask, weight, down, up, inner = ctx.saved_tensors
-        of_inner = torch.mm(of_y, up)  # still without the scale
-        of_down = of_up = of_x = None
-        if ctx.needs_input_grad[3]:
-            seen = x if mask is None else torch.ops.aten.native_dropout_backward(x, mask, ctx.more)
-            of_down = torch.addmm(down, of_inner.t(), seen, beta=0, alpha=ctx.scale)
-        if ctx.needs_input_grad[4]:
-            of_up = torch.addmm(up, of_y.t(), inner, beta=0, alpha=ctx.scale)
-        if ctx.needs_input_grad[0]:
-            of_x = torch.mm(of_y, weight)
-            if mask is None:
-                of_x.addmm_(of_inner, down, alpha=ctx.scale)
-            else:
-                of_x.addcmul_(torch.mm(of_inner, down), mask, value=ctx.scale * ctx.more)
         return of_x, None, None, of_down, of_up, None, None
 
 
@@ -228,8 +184,7 @@ def _beside(module: Any, x: torch.Tensor) -> torch.Tensor | None:
     if p >= 1.0 or not isinstance(dropout, nn.Dropout | nn.Identity):
         return None
     flat = x.reshape(-1, x.shape[-1])
-    plain = _Beside if x.device.type == "cpu" else _Launched
-    function = plain if magnitudes is None else _Scaled
+    function = _Beside if magnitudes is None else _Scaled
     found: torch.Tensor = function.apply(flat, base.weight, base.bias, *learned, float(module.scaling[name]), p)
     return found.view(*x.shape[:-1], found.shape[-1])
 
