@@ -419,7 +419,11 @@ def on_a_gpu() -> Iterator[str]:
     found = read("gpu_step.json")
     base = found["rows"]["both as they were"]
     yield "\n## A step on a GPU"
-    yield f"\n{found['what']} ({found['hardware']['gpu']}), weights at random; {found['steps']} steps of {found['batch_size']} rows, rates of the second half of single runs (`gpu_step.py`); LoRA as it comes was a variant of 12 launches a module then, which was no faster and is gone.\n"
+    yield (
+        f"\n{found['what']} ({found['hardware']['gpu']}), weights at random; "
+        f"{found['steps']} steps of {found['batch_size']} rows, rates of the second half of single runs (`gpu_step.py`); "
+        "LoRA as it comes was a variant of 12 launches a module then, which was no faster and is gone.\n"
+    )
     yield "| variant | tokens/s | against both as they were | peak memory, GiB | last loss |"
     yield "|---|---|---|---|---|"
     for name, row in found["rows"].items():
