@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as it comes, again": {},
     "compiled": {"training": {"compile": True}},
 }
+
+
+PROFILED = (6, 9)  # steps
 
 
 class _Enough(Exception):
@@ -77,6 +81,59 @@ def run(bench: Bench, place: Path, given: argparse.Namespace, variant: dict[str,
     return found
 
 
+def profiled(bench: Bench, place: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """A run whose steps are looked into: by kind of work, calls and milliseconds a step, on the host and on the device (profiling slows the host)."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from tunesmith.training import loop
+
+    plain, first, last = loop._train_step, *PROFILED
+    seen: list[Any] = []
+    look = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if given.device == "cuda" else [])])
+
+    def step(session: Any, *more: Any) -> Any:
+        if session.step == first:
+            look.__enter__()
+        found = plain(session, *more)
+        if session.step == last - 1:
+            if given.device == "cuda":
+                torch.cuda.synchronize()
+            look.__exit__(None, None, None)
+            seen.extend(look.key_averages())
+        return found
+
+    with mock.patch.object(loop, "_train_step", step):
+        run(bench, place, given, {}, last + 1)
+    steps = last - first
+    rows = [
+        {"what": each.key, "calls": each.count / steps, "host_ms": each.self_cpu_time_total / 1e3 / steps,
+         "device_ms": each.self_device_time_total / 1e3 / steps}
+        for each in seen
+    ]  # fmt: skip
+    return {
+        "host": sorted(rows, key=lambda row: -row["host_ms"])[:30],
+        "device": sorted(rows, key=lambda row: -row["device_ms"])[:20],
+        "host_ms": sum(row["host_ms"] for row in rows),
+        "device_ms": sum(row["device_ms"] for row in rows),
+    }
+
+
+def launching(device: str, times: int = 4000) -> float:
+    """Microseconds of the host for one operation on a few numbers: what an operation costs at least."""
+    import torch
+
+    x = torch.zeros(8, device=device)
+    for _ in range(2):
+        began = time.perf_counter()
+        for _ in range(times):
+            x.add_(1)
+        seconds = time.perf_counter() - began
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return seconds / times * 1e6
+
+
 def main() -> None:
     """Measure all variants and store them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,10 +153,17 @@ def main() -> None:
         place = Path(name)
         bench = Bench(GPU_CASES[0], place, False, given.rows, given.device)
         run(bench, place, given, {}, max(2, given.steps // 4))  # what only the first run of a process pays
+        microseconds = launching(given.device)
+        looked = profiled(bench, place, given)
+        print(
+            f"{microseconds:.1f} us an operation; profile {looked['host_ms']:.0f} ms host, {looked['device_ms']:.0f} ms device",
+            flush=True,
+        )
         for name, variant in VARIANTS.items():
             rows[name] = run(bench, place, given, variant, given.steps)
             print(f"{name:<34}{rows[name]['tokens_per_second']:10,.0f} tokens/s", rows[name], flush=True)
             found = {"what": GPU_CASES[0].what, "steps": given.steps, "batch_size": given.batch_size, "rows": rows}
+            found |= {"microseconds_an_operation": microseconds, "profile": looked}
             found |= {"versions": cost.versions(), "hardware": cost.hardware()}
             given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
