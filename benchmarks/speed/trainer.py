@@ -151,12 +151,16 @@ def main() -> None:
         trainer.teacher = load(given, given["teacher"]).eval()
         trainer.temperature = 2.0
     trainer.train()
-    found = trainer.evaluate() if not given.get("teacher") else {}
-    quality = {"loss": found.get("eval_loss")}
+    quality: dict[str, Any]
     if given["kind"] == "classification":
         predicted = trainer.predict(held)
         right = predicted.predictions.argmax(-1) == [row["labels"] for row in held]
-        quality["accuracy"] = float(right.mean())
+        quality = {
+            "loss": None if given.get("teacher") else predicted.metrics["test_loss"],
+            "accuracy": float(right.mean()),
+        }
+    else:
+        quality = {"loss": trainer.evaluate()["eval_loss"]}
     answer(given["device"], ends=steps.ends, first_step_at=steps.first_at, steps=trainer.state.global_step, **quality)
 
 

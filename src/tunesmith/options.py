@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -56,6 +57,11 @@ class TrainingOptions(Options):
     dropout: float | None = Field(None, ge=0, lt=1, description="override every dropout rate of the model")
     evaluate_every: int | None = Field(None, ge=1, description="evaluate every N optimiser steps while training")
     evaluations: int | None = Field(None, ge=1, description="evaluate this many times, evenly spread, instead")
+    evaluation_share: float | None = Field(
+        None,
+        gt=0,
+        description="of the time of training that these may take, at most (a row costs a third of one that is learned); no bound on those that choose",
+    )
     early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     best_metric: str | None = Field(
@@ -78,6 +84,23 @@ class TrainingOptions(Options):
     def chooses(self) -> bool:
         """Whether something is chosen by score, so that validation rows are needed."""
         return self.early_stopping is not None or self.keep_best
+
+    def every(self, steps: int, per_epoch: int, affordable: float) -> int | None:
+        """Steps between two evaluations; None: there are none.
+
+        Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
+
+        Args:
+            steps: of the run.
+            per_epoch: of them in a pass over the rows.
+            affordable: evaluations that take as long as training does.
+        """
+        times = self.evaluations or (max(10, math.ceil(steps / per_epoch)) if self.chooses else None)
+        found = self.evaluate_every or (math.ceil(steps / times) if times else None)
+        if found is None or self.evaluation_share is None or self.chooses:
+            return found
+        most = int(self.evaluation_share * affordable)
+        return max(found, math.ceil(steps / most)) if most else None
 
 
 class RetainOptions(Options):

@@ -161,9 +161,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
     if planned:
         steps = math.ceil(sum(planned.values()))
-    # Choosing needs several scores: once an epoch, and at least ten times a run, unless the user says otherwise.
-    times = options.evaluations or (max(10, math.ceil(steps / feed.steps_per_epoch)) if options.chooses else None)
-    every = options.evaluate_every or (math.ceil(steps / times) if times else None)
     rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
     kind = str(dtype).removeprefix("torch.")
     count = sum(lesson_rows(objective, part) for part in turn.parts.values())
@@ -181,6 +178,9 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     chosen |= {"micro": -(-feed.micro // several.size), "cached_layers": bool(getattr(feed, "lower", None))}
     decide(checkpoints, {**chosen, "plan": before.get("plan")})
     measured_on = "validation" if all("validation" in part.encoded for part in turn.parts.values()) else "eval"
+    held = sum(len(part.encoded[measured_on]) for part in turn.parts.values())
+    work = count if stand_in is not None else 3.0 * steps * config.batch_size  # in forward passes of a row
+    every = options.every(steps, feed.steps_per_epoch, work / max(held, 1))
 
     def measure() -> dict[str, float]:
         if stand_in is not None:

@@ -94,6 +94,17 @@ def test_runs_differ_in_technique_and_seed_alone(done: Any) -> None:
     assert len({json.loads(s)["train"] for s in shas}) == 1
 
 
+def test_a_curve_begins_before_the_first_step_and_ends_with_what_was_saved(done: Any) -> None:
+    """Four steps of 8 rows and 16 eval rows: three evaluations take half of the training's time, and the last of them gives way to the result's."""
+    runs = [each for each in done.results["runs"] if each["kind"] == "technique" and each["status"] == "finished"]
+    assert len(runs) == 4
+    for run in runs:
+        points = {point["step"]: point["eval"] for point in run["curve"] if point["eval"]}
+        assert list(points) == [0, 2, 4]
+        assert (points[0], points[4]) == (run["metrics"]["before"], run["metrics"]["after"])
+        assert points[0]["loss"] != points[2]["loss"] != points[4]["loss"]
+
+
 def test_finished_runs_are_not_repeated(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from tunesmith import config as configuration
     from tunesmith import processes

@@ -14,6 +14,7 @@ import torch
 
 import tunesmith
 from tunesmith import run as runs
+from tunesmith.options import TrainingOptions
 from tunesmith.testing import tiny_model
 from tunesmith.testing.rows import toy_rows
 from tunesmith.training import checkpoint, dropout, features, readings
@@ -206,6 +207,20 @@ def test_choosing_evaluates_without_being_told_when(tmp_path: Path, models: Path
 def test_evaluations_are_spread_evenly(tmp_path: Path, models: Path) -> None:
     run = go(tmp_path, models, "spread", max_steps=7, training={"evaluations": 4})
     assert [line["step"] for line in logged(run, "evaluate")] == [2, 4, 6]
+
+
+def test_evaluations_between_steps_take_no_more_than_their_share(tmp_path: Path, models: Path) -> None:
+    """An evaluation costs a third of what training on as many rows does; what chooses is not held back."""
+    options = TrainingOptions(evaluations=4)
+    assert [options.every(12, 4, affordable) for affordable in (0.1, 3.0)] == [3, 3]
+    options = TrainingOptions(evaluations=4, evaluation_share=0.5)
+    assert [options.every(12, 4, affordable) for affordable in (1.9, 2.0, 4.0, 8.0, 80.0)] == [None, 12, 6, 3, 3]
+    assert TrainingOptions(evaluations=4, evaluation_share=0.5, keep_best=True).every(12, 4, 0.1) == 3
+    counts = {}
+    for share in (0.01, 100.0):
+        run = go(tmp_path, models, f"share{share}", max_steps=7, training={"evaluations": 4, "evaluation_share": share})
+        counts[share] = [line["step"] for line in logged(run, "evaluate")]
+    assert counts == {0.01: [], 100.0: [2, 4, 6]}
 
 
 def test_a_parameter_that_a_step_does_not_use_stays(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def carry_out(
         "forgetting": result.get("forgetting"),
         "warnings": result.get("training", {}).get("warnings", []),
         "provenance": result["provenance"],
-        "curve": curve(place),
+        "curve": whole_curve(place, result),
     }
 
 
@@ -171,3 +171,19 @@ def curve(place: Path) -> list[dict[str, Any]]:
         elif line["event"] == "evaluate":
             point["eval"] = line["metrics"]
     return [points[step] for step in sorted(points)]
+
+
+def whole_curve(place: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The curve of a finished run with its ends, before the first step and after the last, where they are of the rows that were scored in between."""
+    from tunesmith.training.log import read
+
+    found = curve(place)
+    if not found or any(
+        line["event"] == "evaluate" and line["split"] != "eval" for line in read(place / "metrics.jsonl")
+    ):
+        return found
+    if found[-1]["step"] == result.get("training", {}).get("steps"):
+        found[-1]["eval"] = result["metrics"]["after"]
+    if result["metrics"].get("before"):
+        found.insert(0, {"step": 0, "seconds": 0.0, "loss": None, "eval": result["metrics"]["before"]})
+    return found

@@ -20,7 +20,7 @@ from tunesmith.config import CompareConfig, NewModelOptions, RunConfig, default_
 from tunesmith.stage import DEFAULT_EPOCHS
 from tunesmith.stream import Stage, file_name, for_task
 
-EVALUATIONS = 4  # points of the learning curve of each run
+EVALUATIONS, SHARE = 4, 0.5  # points of each run's learning curve, and of its training time that they may take
 ALONE = "alone"
 NEVER_OF_A_RUN = {
     *("models", "techniques", "strategies", "baselines", "seeds", "alone", "options", "learning_rates"),
@@ -204,6 +204,8 @@ def make(config: CompareConfig, settings: dict[str, Any], baseline: str | None =
     # A stream's curve is its matrix; scores between steps would only cost time.
     if run.stream is None and run.training.evaluate_every is None and run.training.evaluations is None:
         run.training.evaluations = EVALUATIONS
+        if run.training.evaluation_share is None:
+            run.training.evaluation_share = SHARE
     tasks = [task.task for stage in run.stream.stages for task in stage.tasks] if run.stream else [run.task]
     used = [
         *(("task", name) for name in tasks),
