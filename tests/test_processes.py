@@ -49,7 +49,7 @@ def touched(*args, **settings):
 torch.cuda.is_available = counted
 for name in ("_lazy_init", "get_device_capability", "get_device_properties", "current_device", "mem_get_info"):
     setattr(torch.cuda, name, touched)
-processes._import_libraries()
+processes._import_libraries(processes.FIRST + processes.THEN)
 assert {"transformers", "accelerate", "datasets"} <= sys.modules.keys()
 assert "bitsandbytes" not in sys.modules
 assert processes.COUNT_BY_NVML not in os.environ

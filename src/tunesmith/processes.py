@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from tunesmith.console import quiet_libraries
 from tunesmith.errors import TunesmithError, interrupt
 from tunesmith.private import hide
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn.linear_model")
+FIRST = ("torch", "transformers.generation.utils", "datasets")  # what a run itself needs before its first step
+THEN = ("accelerate", "peft", "sklearn.linear_model")  # and what some of its children need beside
+NICE = 10  # a tenth of the time of a busy core
 COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 _address: str | None = None  # of the nursery that this process or its parent opened
@@ -86,11 +88,15 @@ def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     return _run(target, payload)
 
 
-def open_nursery() -> None:
+def open_nursery(*, idle: bool = False) -> None:
     """Start the parent of later children: a fork where nothing but imports has happened here, else a fresh interpreter.
 
     A process that has computed with torch must not be forked: its thread pools and CUDA state do not survive, and its
-    memory would count as the children's. So the fork happens only where torch was not even imported before this call.
+    memory would count as the children's. So the fork happens only where torch was not even imported before this call, or who calls knows better.
+    It is made once the libraries that both need are there, and imports the rest beside what this process does next.
+
+    Args:
+        idle: torch may have been imported here, and nothing was computed with it.
     """
     global _address
     if _address is not None or not hasattr(os, "fork") or sys.platform == "darwin":
@@ -99,7 +105,7 @@ def open_nursery() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
-    if "torch" in sys.modules:
+    if "torch" in sys.modules and not idle:
         command = [
             sys.executable,
             "-m",
@@ -111,11 +117,14 @@ def open_nursery() -> None:
         ]
         nursery = subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2).pid
     else:
-        _import_libraries()
+        _import_libraries(FIRST)
         owner = os.getpid()
         nursery = os.fork()
         if nursery == 0:
             try:
+                aside = threading.Thread(target=_import_aside)
+                aside.start()
+                aside.join()
                 _nurse(listener, address, owner)
             finally:
                 os._exit(1)
@@ -135,8 +144,8 @@ def _close_nursery(nursery: int, owner: int, address: str) -> None:
     shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
-def _import_libraries() -> None:
-    """Import what every run needs, and leave the GPU alone: CUDA cannot be used in a fork of a process that asked for it.
+def _import_libraries(names: Sequence[str]) -> None:
+    """Import what runs need, and leave the GPU alone: CUDA cannot be used in a fork of a process that asked for it.
 
     Counting devices by NVML does not touch CUDA. bitsandbytes, which peft imports, asks each GPU for its generation as it is imported,
     so where there may be one, children import these two themselves.
@@ -146,7 +155,7 @@ def _import_libraries() -> None:
 
     before, os.environ[COUNT_BY_NVML] = os.environ.get(COUNT_BY_NVML), "1"
     try:
-        for module in LIBRARIES:
+        for module in names:
             if module == "peft" and torch.version.cuda and importlib.util.find_spec("bitsandbytes"):
                 continue
             importlib.import_module(module)
@@ -156,8 +165,14 @@ def _import_libraries() -> None:
         else:
             os.environ[COUNT_BY_NVML] = before
     # What they made stays for good: no collection looks through it again (half a second each), and children keep sharing its pages.
-    gc.collect()
     gc.freeze()
+
+
+def _import_aside() -> None:
+    """The rest of the imports, in a thread that gives way to whoever is at work: only a thread of its own may do so and leave the process as it was."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    _import_libraries(THEN)
 
 
 def _nurse(listener: socket.socket, address: str, owner: int) -> None:
@@ -300,7 +315,7 @@ if __name__ == "__main__" and sys.argv[1] == "--nursery":
     # Who the owner is must be told: it may be gone before the libraries are imported, and the parent is then another.
     owner = int(sys.argv[4])
     if os.getppid() == owner:
-        processes._import_libraries()
+        processes._import_libraries(processes.FIRST + processes.THEN)
     processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], owner)
 elif __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)

@@ -73,7 +73,7 @@ def train(
 
     resolved = configuration.build(RunConfig, f.layered(config, set_, given))
     if not launch.follows():
-        processes.open_nursery()
+        processes.open_nursery(idle=True)
     if find_learning_rate:
         if launch.launched() is not None:
             raise UserError("--find-learning-rate works in one process; start it without a launcher.")
@@ -96,7 +96,7 @@ def resume(
     from tunesmith import run as runs
 
     if not launch.follows():
-        processes.open_nursery()
+        processes.open_nursery(idle=True)
     result = runs.resume(run)
     if not launch.follows():
         _finish(result, run, json)
