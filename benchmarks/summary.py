@@ -355,6 +355,7 @@ def speed() -> Iterator[str]:
     for name, case in sorted(cases.items()):
         if "ceilings" not in case:
             continue
+        what = f"{case['what']} ({case['note']})" if "note" in case else case["what"]
         for row in case["rows"]:
             quality = row["accuracy"] if row["accuracy"] is not None else row["loss"]
             share = 100 * row["operations_per_second"] / case["ceilings"][case["dtype"]]
@@ -363,7 +364,7 @@ def speed() -> Iterator[str]:
             slower = "-" if own else f"{row['ratio']:.2f}x{spread}"
             memory = "-" if own else f"{row['memory_ratio']:.2f}x"
             yield (
-                f"| {name}: {case['what']} | {row['tool']} | {row['tokens_per_second']:,.0f} | {row['train_seconds']:.1f} | "
+                f"| {name}: {what} | {row['tool']} | {row['tokens_per_second']:,.0f} | {row['train_seconds']:.1f} | "
                 f"{slower} | {row['peak_memory_bytes'] / 2**20:,.0f} | {memory} "
                 f"| {number(quality) if quality is not None else '-'} | {share:.0f} % |"
             )
@@ -413,18 +414,17 @@ def where_time_goes() -> Iterator[str]:
 
 
 def on_a_gpu() -> Iterator[str]:
-    """What fewer and larger kernels gain on a GPU."""
+    """What bounds a step on a GPU, and what several runs at once make of it."""
     if not (RESULTS / "gpu_step.json").is_file():
         return
     found = read("gpu_step.json")
-    base = found["rows"]["both as they were"]
+    base = found["rows"]["as it comes"]
     yield "\n## A step on a GPU"
     yield (
         f"\n{found['what']} ({found['hardware']['gpu']}), weights at random; "
-        f"{found['steps']} steps of {found['batch_size']} rows, rates of the second half of single runs (`gpu_step.py`); "
-        "LoRA as it comes was a variant of 12 launches a module then, which was no faster and is gone.\n"
+        f"{found['steps']} steps of {found['batch_size']} rows, rates of the second half of single runs (`gpu_step.py`).\n"
     )
-    yield "| variant | tokens/s | against both as they were | peak memory, GiB | last loss |"
+    yield "| variant | tokens/s | against as it comes | peak memory, GiB | last loss |"
     yield "|---|---|---|---|---|"
     for name, row in found["rows"].items():
         ratio = row["tokens_per_second"] / base["tokens_per_second"]
@@ -433,6 +433,22 @@ def on_a_gpu() -> Iterator[str]:
             f"| {name} | {row['tokens_per_second']:,.0f} | {ratio:.2f}x, {memory / base['peak_memory_bytes']:.2f} of the memory | "
             f"{memory / 2**30:.2f} | {row['loss']:.4f} |"
         )
+    host = {row["what"]: row for row in found["profile"]["host"]}
+    launches = sum(row["calls"] for name, row in host.items() if "LaunchKernel" in name)
+    waiting = sum(row["host_ms"] for name, row in host.items() if "LaunchKernel" in name)
+    products, python = host["aten::mm"], sum(row["host_ms"] for name, row in host.items() if name.startswith("_Beside"))
+    yield (
+        f"\nWhat the host does in a step, as a profile of three steps has it (which slows it): {launches:,.0f} launches take {waiting:.0f} ms, {products['calls']:,.0f} "
+        f"matrix products another {products['host_ms']:.0f} ms before they launch, LoRA's functions in Python {python:.0f} ms. An addition to eight numbers "
+        f"keeps the host for {found['microseconds_an_operation']:.1f} microseconds there. The kernels take {found['profile']['device_ms']:.0f} ms.\n"
+    )
+    together = read("gpu_jobs.json")["rows"]
+    yield "Several runs at once on that GPU, each a process with a rank of its own (`gpu_jobs.py`; `tunesmith compare --jobs N`):\n"
+    yield "| runs at once | tokens/s of all | against one | memory of each, GiB |"
+    yield "|---|---|---|---|"
+    for row in together:
+        rate = row["tokens_per_second"]
+        yield f"| {row['runs']} | {rate:,.0f} | {rate / together[0]['tokens_per_second']:.2f}x | {row['peak_memory_bytes_each'] / 2**30:.2f} |"
 
 
 def reliability() -> Iterator[str]:

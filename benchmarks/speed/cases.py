@@ -73,7 +73,7 @@ CASES = [
     Case("c", "full fine-tuning of minilm, texts of mixed length", technique="full", learning_rate=5e-5, rows=240, more=1200, **CLASSES),
     Case("d", "LoRA on minilm, texts of mixed length", technique="lora", learning_rate=5e-4, rows=240, more=1200,
          peers=(PLAIN, TUNED, ADAPTERS, ADAPTERS_TUNED), **CLASSES),
-    Case("e", "feature-based on minilm, 3 epochs", technique="feature-based", learning_rate=1e-3, rows=320, more=1200, epochs=3, **CLASSES),
+    Case("e", "feature-based on minilm, 3 epochs", technique="feature-based", learning_rate=1e-3, rows=240, more=1200, epochs=3, **CLASSES),
     Case("f", "distillation of minilm into bert-tiny, 3 epochs", technique="full", learning_rate=5e-4, rows=320, more=1200, epochs=3,
          teacher=True, **{**CLASSES, "model": "bert-tiny"}),
     Case("g", "QLoRA (nf4) on smollm2-135m", model="smollm2-135m", technique="qlora", rows=32, more=128, supervised=0.98, middle=95, **WRITES),
