@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def losses(run: tunesmith.RunResult) -> list[float]:
     return [line["loss"] for line in read(run.folder / "metrics.jsonl") if line["event"] == "train"]
 
 
-@pytest.mark.parametrize("kind", CASES)
+LONG = pytest.mark.skipif(not os.environ.get("TUNESMITH_LONG"), reason="20 s of compiling: set TUNESMITH_LONG=1")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[LONG] if kind == "t5" else []) for kind in CASES])
 def test_it_changes_nothing(kind: str, tmp_path: Path, models: Path, graphs: Any, capsys: Any) -> None:
     plain = go(tmp_path / "plain", models, kind, lora={"dropout": 0.0})
     assert not graphs()
