@@ -98,11 +98,14 @@ def test_a_child_ends_with_who_asked_for_it(number: int, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("first", ["torch", "json"])
-def test_a_nursery_ends_with_its_owner(tmp_path: Path, first: str) -> None:
+@pytest.mark.parametrize(("first", "idle"), [("torch", False), ("torch", True), ("json", False)])
+def test_a_nursery_ends_with_its_owner(tmp_path: Path, first: str, idle: bool) -> None:
     """And not a while later: it holds the owner's stderr, and `tunesmith ... 2>&1 | tee log` would wait for it."""
     told = tmp_path / "told"
-    script = f"import {first}, pathlib; from tunesmith import processes; processes.open_nursery(); pathlib.Path({str(told)!r}).write_text(processes._address)"
+    script = (
+        f"import {first}, pathlib, psutil; from tunesmith import processes; processes.open_nursery(idle={idle}); pathlib.Path({str(told)!r}).write_text(processes._address); "
+        f"(nursery,) = psutil.Process().children(); assert ('--nursery' in nursery.cmdline()) is {first == 'torch' and not idle}"
+    )
     with (tmp_path / "said").open("w") as said:
         done = subprocess.run([sys.executable, "-c", script], stdout=said, stderr=said, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "said").read_text()

@@ -221,6 +221,13 @@ def test_evaluations_between_steps_take_no_more_than_their_share(tmp_path: Path,
         run = go(tmp_path, models, f"share{share}", max_steps=7, training={"evaluations": 4, "evaluation_share": share})
         counts[share] = [line["step"] for line in logged(run, "evaluate")]
     assert counts == {0.01: [], 100.0: [2, 4, 6]}
+    for technique, steps in (
+        ("full", [2, 4, 6]),
+        ("feature-based", []),
+    ):  # whose rows go through the backbone once, whatever the epochs
+        settings = {"evaluations": 3, "evaluation_share": 0.2}
+        run = go(tmp_path, models, technique, technique=technique, training=settings)
+        assert [line["step"] for line in logged(run, "evaluate")] == steps
 
 
 def test_a_parameter_that_a_step_does_not_use_stays(tmp_path: Path) -> None:
