@@ -41,6 +41,7 @@ PEERS := .peers
 bench: setup
 	test -d $(PEERS)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS)/trl trl==1.16.0
 	PYTHONPATH=$(PEERS)/trl $(BIN)/python benchmarks/bench.py $(if $(FULL),--full)
+	$(if $(FULL),$(BIN)/python benchmarks/bench.py --quality)
 
 # Peers that need other versions of transformers and peft, in environments of their own (1.5 GB); `bench` takes those that are there.
 peers: setup

@@ -1,15 +1,17 @@
 """Speed and memory against the peers: every contender a process of its own, in turn, on the same encoded rows.
 
     python benchmarks/bench.py                          every case in its quick form (`make bench`)
-    python benchmarks/bench.py --full                   more rows, three rounds with three seeds (`make bench FULL=1`): hours
+    python benchmarks/bench.py --full                   up to twice the rows, three rounds with three seeds: more than an hour
     python benchmarks/bench.py --cases c,d --rounds 3   some of them
     python benchmarks/bench.py --cases j,k              on a GPU
     python benchmarks/bench.py --quality                three seeds against fp32 references: loss and accuracy only, so the machine may be busy
 
+`make bench FULL=1` is the long form and then the quality.
+
 A ratio is the peer's seconds over tunesmith's for the same optimiser steps, from the begin of the first to the end of the last; memory is the
 highest resident set of the whole process; the share of the ceiling is the arithmetic that the case needs at least over the time that it took, of
 what a large matrix product reaches on the same machine. Every row is seen as often by everybody, so tokens are real ones and the same. The
-machine must be idle. Results are merged into the JSON file case by case.
+machine must be idle. Results are merged into the JSON file case by case, those of the long form into one of their own.
 """
 
 from __future__ import annotations
@@ -310,8 +312,11 @@ def main() -> None:
     parser.add_argument("--quality", action="store_true", help="three seeds against fp32, without measuring time")
     parser.add_argument("--rounds", type=int, help="instead of the form's own number")
     parser.add_argument("--rows", type=int, help="instead of the form's own number: a look")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "speed.json")
+    parser.add_argument(
+        "--output", type=Path, help="default: results/speed.json, of the long form results/speed_full.json"
+    )
     given = parser.parse_args()
+    given.output = given.output or HERE / "results" / ("speed_full.json" if given.full else "speed.json")
     from tunesmith.console import quiet_libraries, set_verbosity
     from tunesmith.evaluation import cost
 

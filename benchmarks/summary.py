@@ -350,6 +350,38 @@ def speed() -> Iterator[str]:
         "over tunesmith's, memory is tunesmith's peak over the peer's, and the share of the ceiling is the arithmetic that is needed at least over what a large "
         "matrix product reaches in that time.\n"
     )
+    yield from contenders(cases)
+    checked = {name: case for name, case in sorted(cases.items()) if "quality" in case}
+    if checked:
+        yield (
+            "Quality over seeds, `python benchmarks/bench.py --quality`: tunesmith as it comes (bf16 where the case says so or the processor gains, rows of "
+            "like length together) against Trainer in fp32 with a random order, on the same rows; the difference is tunesmith's minus the reference's with its 95 % interval.\n"
+        )
+        yield "| case | rows | metric | tunesmith | Trainer, fp32 | difference | interval |"
+        yield "|---|---|---|---|---|---|---|"
+        for name, case in checked.items():
+            found = case["quality"]
+            ours, theirs = (mean(values) for values in found["values"].values())
+            gap = found["difference"]
+            yield (
+                f"| {name}: {case['what']} | {found['rows']} | {found['metric']} | {ours:.4f} | {theirs:.4f} | {gap['mean']:+.4f} "
+                f"| {gap['low']:+.4f} to {gap['high']:+.4f} |"
+            )
+        yield ""
+    yield from whole_processes(cases)
+    if (RESULTS / "speed_full.json").is_file():
+        cases = read("speed_full.json")["cases"]
+        yield "### The long form\n"
+        yield (
+            "`make bench FULL=1`: up to twice the rows, three rounds with a seed each, in alternation (every second round backwards); "
+            "medians, and the spread of the ratio over the rounds.\n"
+        )
+        yield from contenders(cases)
+        yield from whole_processes(cases)
+
+
+def contenders(cases: dict[str, Any]) -> Iterator[str]:
+    """A row for each contender of each case."""
     yield "| case | who | real tokens a second | seconds | ratio (spread) | peak memory, MiB | memory | loss or accuracy | share of the ceiling |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, case in sorted(cases.items()):
@@ -368,24 +400,13 @@ def speed() -> Iterator[str]:
                 f"{slower} | {row['peak_memory_bytes'] / 2**20:,.0f} | {memory} "
                 f"| {number(quality) if quality is not None else '-'} | {share:.0f} % |"
             )
+        for tool, why in case.get("failed", {}).items():
+            yield f"| {name}: {what} | {tool} | did not run: {why} | - | - | - | - | - | - |"
     yield ""
-    checked = {name: case for name, case in sorted(cases.items()) if "quality" in case}
-    if checked:
-        yield (
-            "Quality over seeds, `python benchmarks/bench.py --quality`: tunesmith as it comes (bf16 where the case says so or the processor gains, rows of "
-            "like length together) against Trainer in fp32 with a random order, on the same rows; the difference is tunesmith's minus the reference's with its 95 % interval.\n"
-        )
-        yield "| case | rows | metric | tunesmith | Trainer, fp32 | difference | interval |"
-        yield "|---|---|---|---|---|---|---|"
-        for name, case in checked.items():
-            found = case["quality"]
-            ours, theirs = (mean(values) for values in found["values"].values())
-            gap = found["difference"]
-            yield (
-                f"| {name}: {case['what']} | {found['rows']} | {found['metric']} | {ours:.4f} | {theirs:.4f} | {gap['mean']:+.4f} "
-                f"| {gap['low']:+.4f} to {gap['high']:+.4f} |"
-            )
-        yield ""
+
+
+def whole_processes(cases: dict[str, Any]) -> Iterator[str]:
+    """The screening and the start-up, as sentences."""
     if "h" in cases:
         each = ", ".join(f"{row['tool']} {row['seconds']:.0f} s ({row['ratio']:.2f}x)" for row in cases["h"]["rows"])
         yield f"h: {cases['h']['what']}: {each}.\n"

@@ -66,17 +66,17 @@ CLASSES: dict[str, Any] = {"model": "minilm", "task": "text-classification", "ba
 WRITERS = (PLAIN, TUNED, TRL, TRL_TUNED, FACTORY, FACTORY_TUNED)
 WRITES: dict[str, Any] = {"task": "instruction", "learning_rate": 2e-4, "bf16": True}
 CASES = [
-    Case("a", "LoRA r=16 on gemma3-270m, about 20 % of the tokens supervised, bf16", model="gemma3-270m", technique="lora", rows=16, more=128,
+    Case("a", "LoRA r=16 on gemma3-270m, about 20 % of the tokens supervised, bf16", model="gemma3-270m", technique="lora", rows=16, more=32,
          supervised=0.25, peers=WRITERS, **WRITES),
-    Case("b", "LoRA r=16 on smollm2-135m, about 85 % supervised, bf16", model="smollm2-135m", technique="lora", rows=24, more=256,
+    Case("b", "LoRA r=16 on smollm2-135m, about 85 % supervised, bf16", model="smollm2-135m", technique="lora", rows=24, more=40,
          supervised=0.98, middle=95, peers=WRITERS, **WRITES),
-    Case("c", "full fine-tuning of minilm, texts of mixed length", technique="full", learning_rate=5e-5, rows=240, more=1200, **CLASSES),
-    Case("d", "LoRA on minilm, texts of mixed length", technique="lora", learning_rate=5e-4, rows=240, more=1200,
+    Case("c", "full fine-tuning of minilm, texts of mixed length", technique="full", learning_rate=5e-5, rows=240, more=320, **CLASSES),
+    Case("d", "LoRA on minilm, texts of mixed length", technique="lora", learning_rate=5e-4, rows=240, more=320,
          peers=(PLAIN, TUNED, ADAPTERS, ADAPTERS_TUNED), **CLASSES),
-    Case("e", "feature-based on minilm, 3 epochs", technique="feature-based", learning_rate=1e-3, rows=240, more=1200, epochs=3, **CLASSES),
-    Case("f", "distillation of minilm into bert-tiny, 3 epochs", technique="full", learning_rate=5e-4, rows=320, more=1200, epochs=3,
+    Case("e", "feature-based on minilm, 3 epochs", technique="feature-based", learning_rate=1e-3, rows=240, more=320, epochs=3, **CLASSES),
+    Case("f", "distillation of minilm into bert-tiny, 3 epochs", technique="full", learning_rate=5e-4, rows=320, more=400, epochs=3,
          teacher=True, **{**CLASSES, "model": "bert-tiny"}),
-    Case("g", "QLoRA (nf4) on smollm2-135m", model="smollm2-135m", technique="qlora", rows=32, more=128, supervised=0.98, middle=95, **WRITES),
+    Case("g", "QLoRA (nf4) on smollm2-135m", model="smollm2-135m", technique="qlora", rows=32, more=40, supervised=0.98, middle=95, **WRITES),
 ]  # fmt: skip
 GPU: dict[str, Any] = {
     "rounds": 2,
@@ -92,4 +92,4 @@ GPU_CASES = [
     Case("k", "LoRA r=16 on a Llama of 1.1 billion random parameters, bf16, on a GPU", model="random", technique="lora", rows=768, more=4096, **GPU),
 ]  # fmt: skip
 SCREENED = ("full", "feature-based", "bitfit", "lora", "dora", "ia3", "prompt-tuning", "prefix-tuning")
-SCREENING = Case("h", "screening of 8 techniques on minilm, against 8 separate runs", technique="", learning_rate=5e-4, rows=160, more=800, **CLASSES)  # fmt: skip
+SCREENING = Case("h", "screening of 8 techniques on minilm, against 8 separate runs", technique="", learning_rate=5e-4, rows=160, more=240, **CLASSES)  # fmt: skip
