@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tunesmith.plan.prediction import SPARE
+
 RESULTS = Path(__file__).parent / "results" / "plan_vs_measured.json"
 COMMAND = "python benchmarks/plan_vs_measured.py"
 TOLERANCE = 3.0  # seconds that a prediction of time may be off whatever its share
@@ -109,6 +111,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def wrongly(runs: list[dict[str, Any]]) -> int:
+    """Runs that some machine exists for on which the plan says `fits` and the run does not: a plan says so from `SPARE` times its peak on."""
+    return sum(SPARE * run["memory"]["predicted"] < run["memory"]["measured"] for run in runs)
+
+
 def main() -> None:
     """Carry out what is missing and write the results after every run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -128,7 +135,7 @@ def main() -> None:
         content = {
             "what": "Runs of a few steps, each predicted before its first step and then measured, in a process of its own.",
             "command": COMMAND,
-            **({"summary": summary(kept["runs"])} if kept["runs"] else {}),
+            **({"summary": summary(kept["runs"]), "fits_wrongly": wrongly(kept["runs"])} if kept["runs"] else {}),
             **kept,
         }
         asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

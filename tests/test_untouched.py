@@ -22,7 +22,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     done: list[str] = []
     real = untouched.measured
 
-    def counted(model: Any, part: Any) -> dict[str, float]:
+    def counted(model: Any, part: Any) -> untouched.Score:
         done.append(part.name)
         return real(model, part)
 
@@ -70,6 +70,39 @@ def test_what_differs_is_measured(models: Path, tmp_path: Path, measured: list[s
         change = {"model": str(tiny_model(change["model"], models / change["model"]))}
     run(models, tmp_path / "b", **change)
     assert len(measured) == 2
+
+
+def test_what_a_pass_holds_is_counted_once_and_without_a_measurement_too(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan rests on it: rows of twice the batch hold about twice as much, whether measured, read from the cache or only tried."""
+    from tunesmith import dry_run, history
+    from tunesmith.config import RunConfig, build
+
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    found: list[untouched.Score] = []
+    for name in ("score", "tried"):
+        real = getattr(history, name)
+        monkeypatch.setattr(history, name, lambda *given, real=real: found.append(real(*given)) or found[-1])
+    for batch in (4, 8):
+        for place in ("a", "b"):
+            run(models, tmp_path / place, eval_batch_size=batch)
+    four, again, eight, _ = found
+    assert again == four and 1.6 * four.held < eight.held < 2.4 * four.held
+    rows = [tmp_path / f"{name}.jsonl" for name in ("train", "eval")]
+    for path, table in zip(rows, (toy_rows(24), toy_rows(8)), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    settings = {
+        "model": str(models / "bert"),
+        "technique": "lora",
+        "train": str(rows[0]),
+        "eval": str(rows[1]),
+        "max_steps": 2,
+        "eval_batch_size": 4,
+        "output": str(tmp_path / "c"),
+    }
+    dry_run.predict(build(RunConfig, settings))
+    assert found[-1].metrics == {} and found[-1].held == four.held
 
 
 def test_one_weight_is_another_model() -> None:

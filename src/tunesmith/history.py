@@ -25,7 +25,7 @@ from tunesmith.preparation import Model, Part, encode_part, open_model, prepare,
 from tunesmith.run_folder import clear_folder, write_config, write_json, write_predictions
 from tunesmith.stage import Turn, ground_of, learn, shapes
 from tunesmith.stream import Stage, file_name, for_task, stages_of
-from tunesmith.untouched import score
+from tunesmith.untouched import Score, score, tried
 
 STRATEGY_FILE = "strategy.safetensors"
 SCORES_FILE = "scores.json"
@@ -135,7 +135,8 @@ class History:
             self.yardstick = self.yardstick or retention.begin(model, self.begun_in)
         # A head that was there could read the stage's rows before its turn, so that is known.
         scored = self.done[-1]["after"] if number and self._own(number - 1) else {}
-        before = {name: scored.get(name) or self._before(model, part) for name, part in parts.items()}
+        new = {name: self._before(model, part) for name, part in parts.items() if not scored.get(name)}
+        before = {name: new[name].metrics if name in new else scored[name] for name in parts}
         later = {} if self.alone or number or self.only_plan else self._later(model, number)
         untouched = {name: model.measure(part, "eval", f"before, {name}").metrics for name, part in later.items()}
 
@@ -160,7 +161,7 @@ class History:
 
         turn = Turn(
             stage, number, len(self.stages), parts, dict(self.parts), self.strategy, self.alone, (lambda: reopen(self.config, self.folder, artifact)) if artifact else None, keep,
-            self._nested, known, self.only_plan,
+            self._nested, known, self.only_plan, max((each.held for each in new.values()), default=0),
         )  # fmt: skip
         learn(model, turn, resume=resume, before_fit=start)
         self.parts |= parts
@@ -169,21 +170,9 @@ class History:
         self._measure(entry, number)
         self.done.append(entry)
 
-    def _before(self, model: Model, part: Part) -> dict[str, float]:
+    def _before(self, model: Model, part: Part) -> Score:
         """What the model says of a task before it learns it; for a plan, that it can read the longest rows."""
-        if not self.only_plan:
-            return score(model, part)
-        from tunesmith.evaluation.evaluate import try_longest
-
-        try_longest(
-            model.heads[part.head].model,
-            part.task,
-            part.encoded["eval"],
-            self.config.eval_batch_size,
-            model.device,
-            model.pad_id,
-        )
-        return {}
+        return tried(model, part) if self.only_plan else score(model, part)
 
     def _open(self, artifact: Path | None) -> Model:
         model = reopen(self.config, self.folder, artifact) if artifact else open_model(self.config, self.folder)

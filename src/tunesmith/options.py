@@ -65,7 +65,7 @@ class TrainingOptions(Options):
     early_stopping: int | None = Field(None, ge=1, description="stop after N evaluations without a better score")
     keep_best: bool = Field(False, description="end with the weights that scored best on validation")
     best_metric: str | None = Field(
-        None, description="what both of these look at: loss, f1, ... (default: the primary)"
+        None, description="what early_stopping and keep_best look at: loss, f1, ... (default: the primary)"
     )
     hold_out_validation: bool = Field(
         False, description="cut validation rows off the training rows although the run itself chooses nothing on them"

@@ -7,6 +7,7 @@ through a list are the same thing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,13 +96,13 @@ class Model:
         """Token id of padding."""
         return int(self.heads.first.tokenizer.pad_token_id)
 
-    def measure(self, part: Part, role: str, title: str) -> Any:
-        """Metrics and answers on the rows of a role, with the model as it stands."""
+    def measure(self, part: Part, role: str, title: str, around: AbstractContextManager[Any] | None = None) -> Any:
+        """Metrics and answers on the rows of a role, with the model as it stands; `around` is entered for the first batch."""
         from tunesmith.evaluation.evaluate import evaluate
 
         return evaluate(
             self.heads[part.head].model, part.task, part.roles[role].table, part.encoded[role], batch_size=self.config.eval_batch_size,
-            device=self.device, pad_id=self.pad_id, title=title,
+            device=self.device, pad_id=self.pad_id, title=title, around=around,
         )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Turn:
         nested: carries out a run of its own, for strategies that train a model beside.
         known: what learns and was there before the stage, with its shape.
         only_plan: stop (`plan.prediction.Planned`) where the first step would be taken.
+        held: bytes of tensors that measuring its rows takes beside the model.
         keep: called with the session and what was learned before the artifact is written: what the next stage must know is on disk first.
     """
 
@@ -52,6 +53,7 @@ class Turn:
     nested: Callable[[Mapping[str, Any], str], str] | None = None
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
     only_plan: bool = False
+    held: int = 0
 
     @property
     def title(self) -> str:
@@ -213,7 +215,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     if recorder is not None:
         recorder.install()
     try:
-        facts = Known(learning, total, spent, stored_bytes(feed), left_out)
+        facts = Known(learning, total, spent, stored_bytes(feed), turn.held, left_out)
         predicted = before.get("plan")
         if predicted is None and several.size == 1:  # what others take and spare is not known here
             predicted = foretell(session, facts, only_plan=turn.only_plan)

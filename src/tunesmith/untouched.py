@@ -1,4 +1,4 @@
-"""What the untouched model scores on eval rows, measured once for all runs that begin with it.
+"""What the untouched model scores on eval rows and how much its passes hold, measured once for all runs that begin with it.
 
 A run measures its model before it learns, and eight techniques of a comparison begin with the same weights, the same fresh head and the same rows. The key is a hash of
 all that the figures depend on, the weights themselves among it, so that a score of another model cannot be read; a technique is attached later.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cache import store
 from tunesmith.frozen import key_of
 from tunesmith.preparation import Model, Part
+
+if TYPE_CHECKING:
+    from tunesmith.plan.alive import Alive
 
 KIND = "untouched"
 CODE = ("evaluation", "metrics", "models", "tasks")
@@ -22,8 +26,21 @@ CODE = ("evaluation", "metrics", "models", "tasks")
 FILE = "metrics.json"
 
 
-def score(model: Model, part: Part) -> dict[str, float]:
-    """Metrics on the eval rows of the model as it stands, from the cache where nothing is attached to it and it was measured before."""
+@dataclass(frozen=True)
+class Score:
+    """Of one task's eval rows.
+
+    Attributes:
+        metrics: by name.
+        held: the most bytes that tensors of a pass hold beside the model: what measuring what was learned will take again.
+    """
+
+    metrics: dict[str, float]
+    held: int
+
+
+def score(model: Model, part: Part) -> Score:
+    """On the eval rows with the model as it stands, from the cache where nothing is attached to it and it was measured before."""
     if model.attached:
         return measured(model, part)
     import torch
@@ -41,15 +58,35 @@ def score(model: Model, part: Part) -> dict[str, float]:
     )
 
     def make(folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(measured(model, part)), encoding="utf-8")
+        (folder / FILE).write_text(json.dumps(asdict(measured(model, part))), encoding="utf-8")
 
     found = json.loads((store.folder(KIND, key, make) / FILE).read_text(encoding="utf-8"))
-    return {str(name): float(value) for name, value in found.items()}
+    return Score({str(name): float(value) for name, value in found["metrics"].items()}, int(found["held"]))
 
 
-def measured(model: Model, part: Part) -> dict[str, float]:
+def measured(model: Model, part: Part) -> Score:
     """The same, measured."""
-    return dict(model.measure(part, "eval", "before").metrics)
+    seen = beside(model, part)
+    metrics = dict(model.measure(part, "eval", "before", seen).metrics)
+    return Score(metrics, seen.peak.all)
+
+
+def tried(model: Model, part: Part) -> Score:
+    """No metrics, but what a pass over the longest rows holds: enough for a plan."""
+    from tunesmith.evaluation.evaluate import try_longest
+
+    head, seen = model.heads[part.head].model, beside(model, part)
+    with seen:
+        try_longest(head, part.task, part.encoded["eval"], model.config.eval_batch_size, model.device, model.pad_id)
+    return Score({}, seen.peak.all)
+
+
+def beside(model: Model, part: Part) -> Alive:
+    """Counts what is held beside the model's own tensors, from when it is entered."""
+    from tunesmith.plan.alive import Alive
+
+    network = model.heads[part.head].model
+    return Alive({each.untyped_storage().data_ptr() for each in (*network.parameters(), *network.buffers())})
 
 
 def weights_sha256(model: Any) -> str:
@@ -70,7 +107,8 @@ def weights_sha256(model: Any) -> str:
 @lru_cache(maxsize=1)
 def code_sha256() -> str:
     """Hash of the code that measures."""
-    digest = hashlib.sha256()
-    for path in sorted(file for part in CODE for file in (Path(__file__).parent / part).rglob("*.py")):
+    digest, here = hashlib.sha256(), Path(__file__)
+    for path in sorted(file for part in CODE for file in (here.parent / part).rglob("*.py")):
         digest.update(path.read_bytes())
+    digest.update(here.read_bytes())
     return digest.hexdigest()

@@ -115,6 +115,22 @@ def test_no_smaller_pass_makes_measuring_cheaper(spare: float, monkeypatch: pyte
     assert found.largest == (59 if spare == 1 else 0)
 
 
+def test_measuring_takes_libraries_weights_passes_and_what_kernels_keep() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)  # 4 bytes; as many of gradients, 8 of moments
+    kept = room.Kept(room.Line(50.0, 0.0), room.Line(50.0, 0.0), room.Line(0.0, 0.0), 8)
+    given = {"now": 1000, "peak": 1000, "slack": 0.0}
+
+    def found(**more: Any) -> dict[str, int]:
+        asked = (layer, Masters(layer, torch.float32), torch.device("cpu"), kept, 8, 1000, 0, 2000)
+        return room.room(*asked, **{**given, **more}).parts
+
+    step = sum(found().values()) - found()["evaluation"]
+    assert step == 996 + 4 + 4 + 8 + 8 * 50
+    assert found()["evaluation"] == 996 + 2000 - step
+    assert found(evaluated=700, stays=30.0)["evaluation"] == 996 + 2000 + 700 + 30 - step
+    assert found(evaluated=700, peak=10_000)["evaluation"] == 10_000 - step  # it was higher before
+
+
 def test_timing_large_passes_of_one_size_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])

@@ -198,6 +198,12 @@ def test_best_by_another_metric(tmp_path: Path, models: Path) -> None:
         go(tmp_path, models, "none", training={**training, "best_metric": "acuracy"}, **given)
 
 
+@pytest.mark.parametrize("chooses", [True, False])
+def test_a_best_metric_that_nothing_looks_at_is_said(chooses: bool, tmp_path: Path, models: Path, capsys: Any) -> None:
+    go(tmp_path, models, "idle", max_steps=1, training={"best_metric": "loss", "keep_best": chooses})
+    assert ("training.best_metric has no effect" in capsys.readouterr().err) is not chooses
+
+
 def test_choosing_evaluates_without_being_told_when(tmp_path: Path, models: Path) -> None:
     """keep_best alone must look more than once, or the last weights are always the best."""
     run = go(tmp_path, models, "alone", max_steps=20, training={"keep_best": True})

@@ -129,7 +129,7 @@ def notes(found: list[dict[str, Any]]) -> list[str]:
     """What the table's words mean, and why something is missing."""
     lines = [
         "memory is the peak: what libraries and weights hold, gradients and optimiser (learning), the largest pass with its head, and what measuring the "
-        "artifact adds. fits: with a fifth to spare. rows a pass: the most rows of the longest kind in one forward pass."
+        "artifact adds. fits: with a quarter to spare. rows a pass: the most rows of the longest kind in one forward pass."
     ]
     lines += [f"{each['technique']}: {each['reason']}" for each in found if each["reason"]]
     lines += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ def evaluate(
     title: str = "evaluate",
     predicting: bool = False,
     watch: Callable[[int], None] | None = None,
+    around: AbstractContextManager[Any] | None = None,
 ) -> Scored:
     """Score a model on rows in evaluation mode; `loss` is the mean over supervised units.
 
@@ -55,6 +57,7 @@ def evaluate(
         title: of the progress bar.
         predicting: every row needs its answer, and nothing is measured.
         watch: called with the number of features that are done, in place of a progress bar.
+        around: is entered for the first batch, which takes as much memory as any.
     """
     metric = task.metric()
     labelled = "labels" in encoded.columns and not predicting
@@ -70,11 +73,13 @@ def evaluate(
         while waits:
             indices, failed = waits.popleft(), None
             try:
-                loss, count, records = _answers(model, task, encoded, indices, device, pad_id, labelled, predicting)
+                with around or nullcontext():
+                    loss, count, records = _answers(model, task, encoded, indices, device, pad_id, labelled, predicting)
             except Exception as error:
                 if not is_shortage(error) or len(indices) < 2:
                     raise
                 failed = error
+            around = None
             if failed is not None:  # half as many at a time; the numbers are the same
                 let_go(failed)
                 waits.extendleft([indices[len(indices) // 2 :], indices[: len(indices) // 2]])

@@ -202,7 +202,7 @@ def _of_cost(planned: Mapping[str, Any]) -> list[Reason]:
     if peak is not None:
         says = f"takes {peak / 2**30:.2f} of {available / 2**30:.1f} GiB"
         if planned["fits"] is False:
-            says += ", which does not fit with a fifth to spare"
+            says += ", which does not fit with a quarter to spare"
             most = planned["largest_batch"]
             says += f"; {most} rows in a pass would (training.micro_batch_size)" if most else ""
         reasons.append(Reason("memory", says, "predicted on these rows", planned["fits"] is False))

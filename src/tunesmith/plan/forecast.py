@@ -43,6 +43,7 @@ class Known:
         total: all parameters.
         spent: seconds that went into stored features, which count as training time.
         stored: bytes of those features.
+        evaluated: bytes of tensors that measuring the rows takes beside a model.
         unknown: why something cannot be said, by its name.
     """
 
@@ -50,6 +51,7 @@ class Known:
     total: int
     spent: float = 0.0
     stored: int = 0
+    evaluated: int = 0
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,7 +106,7 @@ def forecast(session: Session, known: Known) -> Prediction:
             unknown.setdefault("seconds", "the largest pass may not fit into memory, so none was timed")
         elif "seconds" not in unknown:
             seconds, timed = _seconds(session, steps, every, known, unknown)
-            stands = _room(session, known, found, worst, held, _slack(session, found, worst, timed, held[0]))
+            stands = _room(session, known, found, worst, held, *_slack(session, found, worst, timed, held[0]))
     return Prediction(
         technique=session.technique.name,
         trainable_parameters=known.learning,
@@ -206,23 +208,31 @@ def _kept(session: Session, worst: Shape) -> Kept | None:
     return chunked(found, worst.rows, float(logits))
 
 
-def _room(session: Session, known: Known, found: Kept, worst: Shape, held: tuple[int, int], slack: float = 0.0) -> Room:
+def _room(
+    session: Session,
+    known: Known,
+    found: Kept,
+    worst: Shape,
+    held: tuple[int, int],
+    slack: float = 0.0,
+    stays: float = 0.0,
+) -> Room:
     every = {id(p): p for p in session.heads.parameters()}.values()
     file_bytes = sum(p.numel() * (4 if p.is_floating_point() else p.element_size()) for p in every)
     most = max(len(feed.lengths) for feed in _feeds(session))
     return room(
         session.heads, session.masters, session.device, found, worst.rows, most, known.stored, file_bytes,
-        now=held[0], peak=held[1], slack=slack, best=session.config.training.keep_best,
+        now=held[0], peak=held[1], slack=slack, stays=stays, best=session.config.training.keep_best, evaluated=known.evaluated,
     )  # fmt: skip
 
 
-def _slack(session: Session, found: Kept, worst: Shape, timed: list[Shape], before: int) -> float:
-    """What the largest pass will take beyond its tensors, from what the timed ones were seen to take.
+def _slack(session: Session, found: Kept, worst: Shape, timed: list[Shape], before: int) -> tuple[float, float]:
+    """What the largest pass will take beyond its tensors, from what the timed ones were seen to take; and that itself, which stays when they are gone.
 
     A C library's heap has holes where shapes differ, and kernels keep buffers of their own (up to as much again in bf16 on a CPU).
     """
     if session.device.type != "cpu" or not timed:
-        return 0.0
+        return 0.0, 0.0
     masters = session.masters
     numbers = sum(tensor.numel() for tensor in masters.tensors.values())
     left = (2 if masters.split else 4) * numbers
@@ -230,7 +240,8 @@ def _slack(session: Session, found: Kept, worst: Shape, timed: list[Shape], befo
     counted = found.of(largest.rows * largest.length / max(worst.length, 1), left)
     grown = cost.resident(session.device) - before - (4 * numbers if masters.split else 0)
     share = found.of(worst.rows, left) / max(counted, 1.0)
-    return max(0.0, grown - counted) * min(share, MORE)
+    seen = max(0.0, grown - counted)
+    return seen * min(share, MORE), seen
 
 
 def _seconds(

@@ -8,7 +8,8 @@ What is there already is read off the process: libraries, rows and weights stand
                  and what allocator and kernels were seen to take beyond tensors while passes were timed, in proportion
     head         the share of the first that is as wide as the vocabulary
     cache        stored features of frozen parts, which are read through a memory map
-    evaluation   what measuring the artifact takes beyond all that: it is opened anew when training has given back what it held
+    evaluation   what measuring the artifact takes beyond all that: it is opened anew in fp32 when training has given back what it held, and its
+                 passes hold what those of the untouched model held (`untouched.Score`)
 
 A run's peak is the highest of three moments: what preparing has taken (read off), a training step, measuring what was kept. On a GPU only what is
 allocated counts; on a CPU everything that is resident does, and a C library that hands small blocks back late.
@@ -155,6 +156,8 @@ def room(
     now: int,
     peak: int,
     slack: float = 0.0,
+    stays: float = 0.0,
+    evaluated: int = 0,
     best: bool = False,
 ) -> Room:
     """The parts of the peak.
@@ -171,6 +174,8 @@ def room(
         now: bytes that the process holds.
         peak: the most that it has held since the run began.
         slack: what allocator and kernels were seen to hold beyond tensors, for the largest pass.
+        stays: what they were seen to keep when the passes were over.
+        evaluated: bytes that tensors hold in a pass of the evaluation beside the model.
         best: a copy of the best values is kept.
     """
     learned = {id(t): t for t in masters.tensors.values()}.values()
@@ -191,9 +196,7 @@ def room(
         "cache": stored,
     }
     step = sum(parts.values())
-    again = 0
-    if device.type == "cpu":
-        again = parts["libraries"] + file_bytes
+    again = parts["libraries"] + file_bytes + evaluated + int(stays)
     beside = max(peak, again)  # which no smaller pass makes less
     parts["evaluation"] = max(0, beside - step)
     available = memory.available(device) + now

@@ -66,6 +66,8 @@ def fit(session: Session) -> Fit:
     from accelerate import Accelerator
 
     options, masters, config, group = session.config.training, session.masters, session.config, session.group
+    if options.best_metric and not options.chooses:
+        warn("training.best_metric has no effect without training.keep_best=true or training.early_stopping.")
     accelerator = Accelerator(
         cpu=session.device.type == "cpu", log_with=config.report_to or None, project_dir=str(session.folder)
     )
