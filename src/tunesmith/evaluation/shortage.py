@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
 import traceback
 from contextlib import suppress
 
 import torch
 
-WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "could not create a memory")
-"""How torch, its kernels, the C++ library and the operating system say it."""
+WORDS = re.compile(
+    "out of memory|can't allocate memory|cannot allocate memory|bad_alloc|could not create a memory|could not create a primitive(?! desc)",
+    re.IGNORECASE,
+)
+"""How torch, its kernels (oneDNN: a primitive without room; without a descriptor it would not know the operation), the C++ library and the system say it."""
 
 
 def is_shortage(error: BaseException) -> bool:
     """Whether memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, (RuntimeError, OSError)) and any(word in str(error).lower() for word in WORDS)
+    return isinstance(error, (RuntimeError, OSError)) and WORDS.search(str(error)) is not None
 
 
 def let_go(error: BaseException) -> None:
