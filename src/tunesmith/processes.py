@@ -31,16 +31,7 @@ from tunesmith.errors import TunesmithError, interrupt
 from tunesmith.private import hide
 
 FIRST = ("torch", "transformers.generation.utils", "datasets")  # what a run itself needs before its first step
-THEN = (  # and what its children need beside: what verifies, what trains, what only some of them take
-    "tunesmith.artifacts.verify",
-    "tunesmith.run",
-    "tunesmith.training.loop",
-    "tunesmith.plan.forecast",
-    "scipy.optimize",
-    "accelerate",
-    "peft",
-    "sklearn.linear_model",
-)
+THEN = ("accelerate", "peft", "sklearn.linear_model")  # and what some of its children need beside
 NICE = 10  # a tenth of the time of a busy core
 COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 

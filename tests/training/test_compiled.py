@@ -63,8 +63,9 @@ def test_it_changes_nothing(kind: str, tmp_path: Path, models: Path, graphs: Any
 
 
 def test_with_recomputed_activations(tmp_path: Path, models: Path, graphs: Any, capsys: Any) -> None:
-    plain = go(tmp_path / "plain", models, "gpt2")
-    found = go(tmp_path / "both", models, "gpt2", training={"compile": True, "gradient_checkpointing": True})
+    lora: dict[str, Any] = {"technique": "lora", "lora": {"dropout": 0.0}}
+    plain = go(tmp_path / "plain", models, "gpt2", **lora)
+    found = go(tmp_path / "both", models, "gpt2", **lora, training={"compile": True, "gradient_checkpointing": True})
     assert graphs() and "cannot be compiled" not in capsys.readouterr().err
     assert losses(found) == pytest.approx(losses(plain), abs=SAME)
 

@@ -157,12 +157,10 @@ def compare(
     }  # fmt: skip
     switched = [] if alone is None else [f"alone={str(alone).lower()}"]  # a flag that says no would be taken for none
     from tunesmith import config as configuration
-    from tunesmith import processes
     from tunesmith.compare import runner
     from tunesmith.config import CompareConfig
 
     resolved = configuration.build(CompareConfig, f.layered(config, [*(set_ or []), *switched], given))
-    processes.open_nursery(idle=True)
     comparison = runner.execute(resolved, runner.command_line(), overwrite=overwrite)
     failed = not any(run["kind"] == "technique" and run["status"] == "finished" for run in comparison.results["runs"])
     if json:
