@@ -30,6 +30,13 @@ SUITED = {
 }
 """By technique: what it is suited for, and its main strength. The rest of the table is measured."""
 
+COMPARED = {
+    "reviews": "An encoder that classifies: minilm (22.7 M parameters), 2,000 movie reviews",
+    "entities": "An encoder that tags words: minilm, entities in 1,200 tweets",
+    "instructions": "A decoder that follows instructions: smollm2-135m, 600 instructions",
+}
+"""Comparisons of all techniques, and what they are of."""
+
 
 def read(name: str) -> Any:
     """One file of results; None where it has not been measured yet."""
@@ -91,40 +98,74 @@ def needed() -> Iterator[str]:
 
 
 def side_by_side() -> Iterator[str]:
-    """The classic table, with numbers."""
-    results = read("comparison_reviews")
-    if results is None:
-        return
+    """The classic table, with numbers: of each comparison one."""
+    yield "## How do the techniques compare?\n"
+    yield (
+        "Every technique on the same rows, three seeds, a searched rate for each, two runs at once. `tie`: the paired bootstrap cannot tell it from the best "
+        "([comparing.md](comparing.md)); the reports with curves, intervals and costs are in `benchmarks/results/`.\n"
+    )
+    for name, what in COMPARED.items():
+        results = read(f"comparison_{name}")
+        if results is not None:
+            yield f"### {what}\n"
+            yield f"`{results['protocol']['command']}`, [report](../benchmarks/results/comparison_{name}.html)\n"
+            yield from one_table(results)
+    yield (
+        "The last two columns are judgement, the others measured. What the numbers do not say: memory here is mostly the libraries and the activations, because the models "
+        "are small; with a model of billions the gradients and moments of `full` are what decides, and `tunesmith plan` says how much they are for yours.\n"
+    )
+
+
+def one_table(results: dict[str, Any]) -> Iterator[str]:
+    """Weights tuned, score, memory, speed, size and what it is for, the best first."""
     rows = techniques(results)
     full = rows["full"]
-    yield "## How do the techniques compare?\n"
-    yield f"minilm (22.7 M parameters) on movie reviews, three seeds, a searched rate for each, two runs at once: `{results['protocol']['command']}`\n"
-    yield "| technique | weights tuned | accuracy (%) | to the best | peak memory, MiB | time, of full | artifact, MiB | suited for | main strength |"
+    higher = better(results)
+    yield f"| technique | weights tuned | {unit(results)} | to the best | peak memory, MiB | time, of full | artifact, MiB | suited for | main strength |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for name, row in sorted(rows.items(), key=lambda pair: -pair[1]["primary"]["mean"]):
+    for name, row in sorted(rows.items(), key=lambda pair: pair[1]["primary"]["mean"] * (-1 if higher else 1)):
         against = row["against_best"]
-        behind = "-" if against is None else f"{'tie, ' if against['tie'] else ''}{100 * against['difference']:.1f}"
+        scale = 100 if higher else 1
+        behind = "-" if against is None else f"{'tie, ' if against['tie'] else ''}{scale * against['difference']:+.1f}"
         suited, strength = SUITED[name]
         yield (
             f"| `{name}` | {row['trainable_parameters']:,.0f} ({share(row['trainable_share'])}) | {score(row)} | {behind} | {row['peak_memory_bytes'] / 2**20:,.0f} "
             f"| {100 * row['train_seconds'] / full['train_seconds']:.0f} % | {row['artifact_bytes'] / 2**20:,.1f} | {suited} | {strength} |"
         )
     yield ""
+    rest = [row for row in results["rows"] if row["kind"] != "technique" and row["primary"]]
+    yield f"For comparison: {', '.join(row['technique'] + ' ' + score(row) for row in rest)}.\n"
     lost = [
-        f"{run['technique']} with seed {run['seed']} ({100 * run['metrics']['after']['accuracy']:.0f} %)"
+        f"{run['technique']} with seed {run['seed']} ({number(results, run['metrics']['after'][results['protocol']['primary']])})"
         for run in results["runs"]
-        if run["kind"] == "technique" and run["metrics"]["after"]["accuracy"] < CHANCE
+        if run["kind"] == "technique" and (came_to_nothing(run) or run["metrics"]["after"].get("accuracy", 1) < CHANCE)
     ]
     if lost:
         yield (
             f"Wide intervals are runs that came to nothing: {', '.join(lost)}. Their rate was found with one seed in short trials, and was too high for another; a "
             "comparison with one seed would not have shown it. Such a run says so itself (`one-answer` of [reliability.md](reliability.md)).\n"
         )
-    yield (
-        "The last two columns are judgement, the others measured. What the numbers do not say: memory here is mostly the libraries and the activations, because the model "
-        "is small; "
-        "with a model of billions the gradients and moments of `full` are what decides, and `tunesmith plan` says how much they are for yours.\n"
-    )
+
+
+def came_to_nothing(run: dict[str, Any]) -> bool:
+    """Whether it answers every row alike."""
+    return any(each["guard"] == "one-answer" for each in run["warnings"])
+
+
+def better(results: dict[str, Any]) -> bool:
+    """Whether more of the primary metric is better."""
+    return bool(results["protocol"]["higher_is_better"])
+
+
+def unit(results: dict[str, Any]) -> str:
+    """The primary metric's name, as a column's head."""
+    primary = str(results["protocol"]["primary"])
+    return f"{primary} (%)" if better(results) else primary
+
+
+def number(results: dict[str, Any], value: float) -> str:
+    """A value of the primary metric."""
+    return f"{100 * value:.0f} %" if better(results) else f"{value:.2f}"
 
 
 def losses() -> Iterator[str]:

@@ -20,6 +20,7 @@ from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, set_verbosity
 from tunesmith.errors import Interrupted, TunesmithError, UserError
 from tunesmith.history import History
+from tunesmith.inputs import sha256_of_inputs
 from tunesmith.run_folder import (
     claimed,
     config_sha256,
@@ -218,6 +219,7 @@ def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -
     from tunesmith.evaluation import cost
     from tunesmith.training.group import current
 
+    inputs = sha256_of_inputs(config)
     history = History.begin(config, folder, resume=resume, carry_out=partial(execute, inside=True))
     if not inside:
         cost.forget_peak(history.device)
@@ -249,6 +251,7 @@ def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -
             "versions": cost.versions(),
             "hardware": cost.hardware(),
             **found.provenance(),
+            "inputs_sha256": inputs,
             "config_sha256": config_sha256(config),
             "git_commit": cost.git_commit(),
         },

@@ -198,14 +198,14 @@ def test_short_runs_get_longer_rungs(config: CompareConfig, trials: list[RunConf
 def test_a_rung_on_the_plateau_is_followed_by_a_longer_one(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Balanced labels: the loss of one answer is log 2. After 4 of 10 epochs a rate comes off it; the slowest had not come down to it."""
+    """The loss of one answer is log 2. After 4 of 10 epochs a rate comes off it; the slowest had not come down to it, but is the next lower one."""
     first = {5e-5: 0.9, 1.5e-4: 0.694, 5e-4: 0.693, 1.5e-3: 0.6929, 5e-3: 0.6935}
     done: list[tuple[float, float]] = []
 
     def measure(run: RunConfig, *_: Any) -> dict[str, Any]:
         rate, epochs = float(run.learning_rate or 0), float(run.epochs or 0)
         done.append((epochs, rate))
-        loss = {1.5e-4: 0.65, 5e-4: 0.5, 1.5e-3: 0.6929, 5e-3: 0.6935}[rate] if epochs >= 4 else first[rate]
+        loss = {5e-5: 0.8, 1.5e-4: 0.65, 5e-4: 0.5, 1.5e-3: 0.6929, 5e-3: 0.6935}[rate] if epochs >= 4 else first[rate]
         return {
             "status": "finished",
             "reason": None,
@@ -217,12 +217,25 @@ def test_a_rung_on_the_plateau_is_followed_by_a_longer_one(
 
     monkeypatch.setattr(search, "measure", measure)
     (found,) = search.carry_out(config, Path(str(config.output)))
-    assert [[rate for epochs, rate in done if epochs == length] for length in (1, 2, 4, 8)] == [
-        list(first), [1.5e-3, 5e-4, 5e-3, 1.5e-4], [1.5e-3, 5e-4, 5e-3, 1.5e-4], [5e-4, 1.5e-4],
+    assert [[rate for epochs, rate in done if epochs == length] for length in (1, 2, 4, 10)] == [
+        list(first), [1.5e-3, 5e-4, 5e-3, 1.5e-4, 5e-5], [1.5e-3, 5e-4, 5e-3, 1.5e-4, 5e-5], [5e-4, 1.5e-4],
     ]  # fmt: skip
-    assert found["chosen"] == 5e-4 and found["why"] == search.LOWEST and found["tokens"] == 500 + 800 + 1600 + 1600
+    assert found["chosen"] == 5e-4 and found["why"] == search.LOWEST and found["tokens"] == 500 + 1000 + 2000 + 2000
     table = search_table({"search": [found]})
     assert table is not None and "twice as long" in table["notes"][0]
+
+
+def test_rates_that_wait_on_the_plateau() -> None:
+    """All that have come down to it, and the highest below them that has not; not one that went up, nor one far below."""
+
+    def kept(**losses: float) -> list[float]:
+        scored = [{"rate": float(name[1:]), "rungs": [{"loss": loss}]} for name, loss in losses.items()]
+        return sorted(each["rate"] for each in search.waiting(scored, 0.37))
+
+    assert kept(r1=2.7, r3=0.77, r10=0.37, r30=0.372, r100=0.377) == [3, 10, 30, 100]
+    assert kept(r1=2.7, r3=0.77, r10=0.37, r30=0.372, r100=5.0) == [3, 10, 30]
+    assert kept(r1=0.371, r3=0.37) == [1, 3]
+    assert kept(r1=2.7, r3=0.77) == [1, 3]
 
 
 def test_where_no_rate_comes_off_the_plateau_the_default_stands(

@@ -12,6 +12,7 @@ from tunesmith.compare.planning import Planned
 from tunesmith.compare.study import moves_rows
 from tunesmith.config import CompareConfig, RunConfig, is_new
 from tunesmith.errors import DataError, ModelError
+from tunesmith.inputs import sha256_of_inputs
 from tunesmith.stream import for_task
 
 
@@ -25,6 +26,7 @@ class Identity:
         models: hash of each model that is not made from nothing.
         points: of the settings of a grid that change the rows.
         retained: hash of what must not be forgotten.
+        inputs: hashes of what runs read beside rows and model, by what names it.
     """
 
     data: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -32,18 +34,29 @@ class Identity:
     models: dict[str, str] = field(default_factory=dict)
     points: dict[str, Identity] = field(default_factory=dict)
     retained: str | None = None
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def of_planned(self, planned: Planned) -> dict[str, Any]:
         """What the provenance of a run must say, on the rows of its point of the grid."""
         point = planned.point
         if point is None or not any(map(moves_rows, point.values)):
-            return self.of(planned.run, planned.task) | self._kept(planned)
+            return self.of(planned.run, planned.task) | self._kept(planned) | self._inputs(planned)
         if point.setting not in self.points:
             try:
                 self.points[point.setting] = refuse_early(point.config.model_copy(update={"doctor": False}))
             except DataError as error:
                 raise DataError(f"with {point.setting}: {error}") from error
-        return self.points[point.setting].of(planned.run, planned.task) | self._kept(planned)
+        return self.points[point.setting].of(planned.run, planned.task) | self._kept(planned) | self._inputs(planned)
+
+    def _inputs(self, planned: Planned) -> dict[str, Any]:
+        """Of the adapter that a run begins with, its teachers and further rows."""
+        run = planned.run
+        if planned.kind == "baseline":
+            return {}
+        key = repr((run.init_adapter, run.teacher, run.objective, run.strategy, run.options, run.stream))
+        if key not in self.inputs:
+            self.inputs[key] = sha256_of_inputs(run)
+        return {"inputs_sha256": self.inputs[key]} if self.inputs[key] else {}
 
     def _kept(self, planned: Planned) -> dict[str, Any]:
         measures = planned.run.retain is not None and planned.kind != "baseline" and self.retained is not None

@@ -39,6 +39,7 @@ from tunesmith.compare.plateau import plateau
 from tunesmith.config import CompareConfig, RunConfig
 from tunesmith.console import say
 from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
+from tunesmith.inputs import sha256_of_inputs
 from tunesmith.run_folder import write_json
 from tunesmith.stage import DEFAULT_EPOCHS, usual_rate
 
@@ -187,8 +188,7 @@ def one(
         elif whole:
             why = f"after a whole run no rate is better than one answer for every row ({rows.plateau:.3f}), so the default stands: train longer"
         else:
-            plateau = rows.plateau
-            alive, share = [each for each in scored if last_loss(each) <= ON * plateau] or scored, min(1.0, 2 * share)
+            alive, share = waiting(scored, rows.plateau), min(1.0, 2 * share)
     spent = [rung for each in tried for rung in each["rungs"]]
     entry = {
         "technique": name, "model": model, "default": default, "chosen": chosen, "why": why, "rates": tried, "runs": len(spent),
@@ -206,6 +206,18 @@ def best(alive: Sequence[Entry], count: int) -> list[Entry]:
     """The rates with the lowest loss in their last rung, those nearest to the default first where it is the same; none that has no loss."""
     scored = [each for each in alive if each["rungs"] and each["rungs"][-1]["loss"] is not None]
     return sorted(scored, key=lambda each: (last_loss(each), abs(math.log(each["factor"]))))[:count]
+
+
+def waiting(scored: Sequence[Entry], plateau: float) -> list[Entry]:
+    """Of rates of which none has left the plateau, those that are given a rung twice as long: all that have come down to it, and the next lower one.
+
+    Too high a rate comes down first and may stay there for good, every row having become the same; the one that is still on its way down may be
+    the first to leave.
+    """
+    down = [each for each in scored if last_loss(each) <= ON * plateau]
+    slower = [each for each in scored if down and each["rate"] < min(one["rate"] for one in down)]
+    next_lower = max((each["rate"] for each in slower), default=None)
+    return [each for each in scored if each in down or each["rate"] == next_lower] if down else list(scored)
 
 
 def last_loss(each: Entry) -> float:
@@ -253,7 +265,9 @@ def measure(run: RunConfig, title: str, sha256: str | None, call: Call) -> Entry
         Interrupted: Ctrl-C; what was found is kept.
     """
     place, started = Path(str(run.output)), time.perf_counter()
-    result = finished(place, run, {} if sha256 is None else {"model_sha256": sha256})
+    inputs = sha256_of_inputs(run)
+    identity = {"model_sha256": sha256, "inputs_sha256": inputs}
+    result = finished(place, run, {name: value for name, value in identity.items() if value})
     if result is None:
         say(f"{title} ...")
         payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True}

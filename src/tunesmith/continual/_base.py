@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from tunesmith.config import Options
+from tunesmith.config import Options, RunConfig
 from tunesmith.stream import Stage
 
 
@@ -33,6 +33,10 @@ class Strategy:
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def further_inputs(self, config: RunConfig) -> dict[str, str]:
+        """Hashes of what it reads beside the run's rows and model, under what that is for and how it is named."""
+        return {}
 
     def plan_stream(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages as they are trained (`joint` makes one of all)."""

@@ -24,7 +24,9 @@ import torch
 from pydantic import Field, field_validator
 
 from tunesmith import durable
+from tunesmith.cache.store import file_sha256
 from tunesmith.config import Options as BaseOptions
+from tunesmith.config import RunConfig
 from tunesmith.continual._rehearsal import Rehearsal, encoded
 from tunesmith.errors import TechniqueError
 from tunesmith.seeding import derive
@@ -72,6 +74,11 @@ class GenerativeReplay(Rehearsal):
     """Made-up rows of earlier stages."""
 
     Options = Options
+
+    def further_inputs(self, config: RunConfig) -> dict[str, str]:
+        """The text that passages are cut from."""
+        texts = self.options.texts
+        return {} if texts in ("generated", "random") else {f"texts {texts}": file_sha256(Path(texts))}
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -118,6 +118,10 @@ class Objective(ABC):
         """What a pass must leave in its `recorder` beside logits (`hidden_states`, `attentions`)."""
         return set()
 
+    def further_inputs(self, config: RunConfig) -> dict[str, str]:
+        """Hashes of what it reads beside the run's rows and model, under what that is for and how it is named."""
+        return {}
+
     def student(self, config: RunConfig, task: Task, folder: Path, open: Callable[[str], Any]) -> Source | None:
         """The model that a run starts from, where the objective makes it; None: the one that `--model` names.
 

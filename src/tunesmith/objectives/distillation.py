@@ -24,8 +24,10 @@ from pydantic import Field, field_validator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tunesmith import registry
 from tunesmith.config import Options as BaseOptions
 from tunesmith.config import RunConfig
+from tunesmith.data.sources import open_table
 from tunesmith.errors import UserError
 from tunesmith.models.load import Source
 from tunesmith.objectives import _student, _tables
@@ -111,6 +113,17 @@ class Distillation(Objective):
     def required_outputs(self) -> set[str]:
         """States and maps, where they are learned from."""
         return set(self.options.inside)
+
+    def further_inputs(self, config: RunConfig) -> dict[str, str]:
+        """Teachers, and rows without labels."""
+        tasks = [task for stage in config.stream.stages for task in stage.tasks] if config.stream is not None else []
+        names = dict.fromkeys([*config.teacher, *(name for task in tasks for name in task.teacher or ())])
+        found = {f"teacher {name}": find(name).sha256 for name in names}
+        if self.options.unlabelled:
+            found[f"unlabelled {self.options.unlabelled}"] = open_table(
+                self.options.unlabelled, registry.load("task", config.task).plain_text
+            )[1]
+        return found
 
     def student(self, config: RunConfig, task: Any, folder: Path, open: Callable[[str], Any]) -> Source | None:
         """The first teacher with layers dropped, if that was asked for."""
