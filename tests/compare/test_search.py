@@ -225,6 +225,22 @@ def test_a_rung_on_the_plateau_is_followed_by_a_longer_one(
     assert table is not None and "twice as long" in table["notes"][0]
 
 
+def test_the_only_rate_off_the_plateau_is_not_tried_again(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wait after the first rung, and one of them comes off it in the second."""
+    losses = {5e-5: 3.0, 1.5e-4: 0.8, 5e-4: 0.693, 1.5e-3: 2.0, 5e-3: 3.0}
+
+    def measure(run: RunConfig, *_: Any) -> dict[str, Any]:
+        rate = float(run.learning_rate or 0)
+        loss = 0.5 if rate == 1.5e-4 and float(run.epochs or 0) > 1 else losses[rate]
+        return {"status": "finished", "reason": None, "loss": loss, "score": 0.5, "tokens": 1, "seconds": 1.0}
+
+    monkeypatch.setattr(search, "measure", measure)
+    (found,) = search.carry_out(config, Path(str(config.output)))
+    assert found["chosen"] == 1.5e-4 and found["runs"] == 5 + 2
+
+
 def test_rates_that_wait_on_the_plateau() -> None:
     """All that have come down to it, and the highest below them that has not; not one that went up, nor one far below."""
 

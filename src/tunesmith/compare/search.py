@@ -164,7 +164,7 @@ def one(
     options = config.options.get(registry.resolve("technique", name).name)
     default = usual_rate(config.model_copy(update={"model": model}), create(name, options))
     tried: list[Entry] = [{"rate": rounded(factor * default), "factor": factor, "rungs": []} for factor in FACTORS]
-    alive, kept, share, number = list(tried), list(KEPT), first_share(config, rows.counts["train"]), 0
+    alive, share, number = list(tried), first_share(config, rows.counts["train"]), 0
     chosen, why = default, ""
     while not why:
         number += 1
@@ -181,7 +181,7 @@ def one(
         if not scored:
             why = "no rate learned, so the default stands"
         elif rows.plateau is None or last_loss(scored[0]) <= OFF * rows.plateau:
-            count = 1 if whole else kept.pop(0)
+            count = 1 if whole else next((each for each in KEPT if each < len(alive)), 1)
             alive, share = scored[:count], min(1.0, share * len(alive) / count)
             if count == 1:
                 chosen, why = alive[0]["rate"], LOWEST
