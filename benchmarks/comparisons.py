@@ -34,6 +34,7 @@ COMPARISONS = {
     "--set learning_rates.full=5e-4 --set learning_rates.lora=2e-3 --set learning_rates.adapter=2e-3",
     "epochs": f"{SMALL} --max-train-rows 200 --techniques full,lora,feature-based --baselines none --grid epochs=2,8,32 "
     "--set learning_rates.full=5e-4 --set learning_rates.lora=2e-3",
+    "head": f"{ENTITIES} --techniques full,lora,adapter --baselines none --grid training.head_learning_rate=1e-6,5e-3,2e-2",
     "kept": f"{SMALL} --max-train-rows 200 --epochs 32 --techniques full --learning-rate 5e-4 --baselines none --grid training.keep_best=false,true "
     "--set training.hold_out_validation=true --set training.best_metric=loss --set training.evaluations=32",
 }

@@ -23,6 +23,11 @@ class TrainingOptions(Options):
         "linear", description="learning-rate schedule (range: growing to the peak, for a range test)"
     )
     warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
+    head_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="heads of a task learn at least at this rate (default: at the run's); 5e-3 helps fresh ones",
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)

@@ -270,7 +270,7 @@ def test_early_stopping_stops(tmp_path: Path, models: Path) -> None:
     "changed",
     [
         {"schedule": "cosine"}, {"schedule": "constant"}, {"warmup": 0.5}, {"warmup": 3}, {"weight_decay": 0.5}, {"max_grad_norm": 0.01},
-        {"beta1": 0.5}, {"beta2": 0.9}, {"epsilon": 1e-2}, {"dropout": 0.5}, {"length_buckets": False},
+        {"beta1": 0.5}, {"beta2": 0.9}, {"epsilon": 1e-2}, {"dropout": 0.5}, {"length_buckets": False}, {"head_learning_rate": 1e-2},
     ],
     ids=str,
 )  # fmt: skip

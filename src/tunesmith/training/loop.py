@@ -31,7 +31,7 @@ from tunesmith.training.attention import attention_kernel
 from tunesmith.training.bar import bar
 from tunesmith.training.feed import Pass
 from tunesmith.training.guards import Watch
-from tunesmith.training.optim import factor, make_optimizer, set_rate
+from tunesmith.training.optim import factor, head_first, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
@@ -81,10 +81,12 @@ def fit(session: Session) -> Fit:
                 f"--report-to {names} cannot be used ({type(error).__name__}: {reason}); set it up, or leave it out and add --overwrite."
             ) from error
     groups = session.technique.parameter_groups(session.backbone, session.learning_rate)
-    more = [name for name, parameter in session.heads.further() if parameter.requires_grad]
-    more += [name for name in masters.tensors if name.startswith(OWN)]
+    other = [name for name, parameter in session.heads.further() if parameter.requires_grad]
+    more = [*other, *(name for name in masters.tensors if name.startswith(OWN))]
     if more:
         groups.append({"names": more, "lr": session.learning_rate})
+    in_head = session.backbone.in_head
+    groups = head_first(groups, lambda name: name in other or in_head(name), options.head_learning_rate)
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
     best: dict[str, Any] | None = None
