@@ -59,7 +59,7 @@ CASES = (
     Small("reviews-500-minilm", "minilm", "movie-reviews", 500, 2, eval_rows=500),
     Small("spam-200-minilm", "minilm", "spam", 200, 2, eval_rows=500),
     Small("entities-400-minilm", "minilm", "wnut-tweets", 400, 2, task="token-classification"),
-    Small("intents-300-minilm", "minilm", "home-intents-vi", 300, 4),
+    Small("intents-1000-minilm", "minilm", "home-intents-vi", 1000, 2),
     Small("questions-150-minilm", "minilm", "population-qa", 150, 3, task="question-answering", length=192, eval_rows=40),
     Small("reviews-100-smollm2", "smollm2-135m", "movie-reviews", 100, 2, length=48, eval_rows=200),
 )  # fmt: skip
