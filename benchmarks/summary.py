@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -615,6 +616,13 @@ def comparing() -> Iterator[str]:
             f"| `--budget 3x` over {one['techniques']} techniques | {one['seconds']:,.0f} | one full fine-tuning | {one['full_seconds']:,.0f} "
             f"| {one['multiple']:.2f} |"
         )
+        reasons = [each["reason"] for each in one["outcomes"].values() if each["status"] == "dropped"]
+        scores = [re.findall(r"0\.\d+", reason) for reason in reasons]
+        equal = sum(len(set(pair)) == 1 for pair in scores)
+        remark = (
+            f"Of {len(reasons)} techniques that were dropped early {equal} had the very score of the best one then: "
+        )
+        remark += "in so short a time box most choices are made before anything is learned.\n"
     if "protocol" in found:
         all_ = found["protocol"]
         yield (
@@ -622,6 +630,8 @@ def comparing() -> Iterator[str]:
             f"| {all_['peer_seconds']:,.0f} | {all_['multiple']:.2f} |"
         )
     yield ""
+    if "screening" in found:
+        yield remark
 
 
 def programs() -> Iterator[str]:
