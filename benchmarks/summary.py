@@ -622,7 +622,7 @@ def comparing() -> Iterator[str]:
         remark = (
             f"Of {len(reasons)} techniques that were dropped early {equal} had the very score of the best one then: "
         )
-        remark += "in so short a time box most choices are made before anything is learned.\n"
+        remark += "in so short a time box most choices are made by the loss alone, before anything is learned.\n"
     if "protocol" in found:
         all_ = found["protocol"]
         yield (

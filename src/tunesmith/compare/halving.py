@@ -136,7 +136,7 @@ class Halving:
                 self._drop(
                     each,
                     f"after {each.rungs[-1]['step']} of {each.rungs[-1]['of']} steps its {self.primary} on validation was {each.rungs[-1]['score']:.4g}, "
-                    f"that of {best.planned.name} {best.rungs[-1]['score']:.4g}, and time was left for {kept} of {len(alive)}",
+                    f"that of {best.planned.name} {best.rungs[-1]['score']:.4g}{_losses(each, best)}, and time was left for {kept} of {len(alive)}",
                 )
             alive = alive[:kept]
         for each in alive:
@@ -333,3 +333,9 @@ class Halving:
 
     def _save(self) -> None:
         write_json(self.folder / FILE, {**self.record, "spent": self.clock.spent})
+
+
+def _losses(each: Contender, best: Contender) -> str:
+    """What decided between equal scores."""
+    own, other = each.rungs[-1], best.rungs[-1]
+    return f" (losses {own['loss']:.4g} and {other['loss']:.4g})" if own["score"] == other["score"] else ""
