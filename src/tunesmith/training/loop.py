@@ -31,7 +31,7 @@ from tunesmith.training.attention import attention_kernel
 from tunesmith.training.bar import bar
 from tunesmith.training.feed import Pass
 from tunesmith.training.guards import Watch
-from tunesmith.training.optim import factor, head_first, make_optimizer, set_rate
+from tunesmith.training.optim import factor, make_optimizer, set_rate, with_head_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
@@ -86,7 +86,10 @@ def fit(session: Session) -> Fit:
     if more:
         groups.append({"names": more, "lr": session.learning_rate})
     in_head = session.backbone.in_head
-    groups = head_first(groups, lambda name: name in other or in_head(name), options.head_learning_rate)
+    heads = {name for group in groups for name in group["names"] if name in other or in_head(name)}
+    if options.head_learning_rate is not None and not heads:
+        warn("training.head_learning_rate has no effect: no head of a task learns in this run.")
+    groups = with_head_rate(groups, heads, options.head_learning_rate)
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
     best: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +43,8 @@ def make_optimizer(
     )
 
 
-def head_first(
-    groups: Sequence[Mapping[str, Any]], in_head: Callable[[str], bool], rate: float | None
+def with_head_rate(
+    groups: Sequence[Mapping[str, Any]], heads: Collection[str], rate: float | None
 ) -> list[dict[str, Any]]:
     """Groups with those of a task's head apart and at `rate`, where that is more than what they have.
 
@@ -53,12 +53,12 @@ def head_first(
 
     Args:
         groups: {"names", "lr"}.
-        in_head: whether a name is a parameter of a head.
+        heads: names of parameters of heads.
         rate: peak rate of heads; None: the group's own.
     """
     found: list[dict[str, Any]] = []
     for group in groups:
-        head = [name for name in group["names"] if rate is not None and rate > group["lr"] and in_head(name)]
+        head = [name for name in group["names"] if rate is not None and rate > group["lr"] and name in heads]
         rest = [name for name in group["names"] if name not in head]
         found += [{**group, "names": names, "lr": lr} for names, lr in ((rest, group["lr"]), (head, rate)) if names]
     return found
