@@ -47,6 +47,7 @@ def ours(technique: str, seed: int, paths: dict[str, Path], folder: Path, epochs
         sys.executable, "-m", "tunesmith", "train", "--model", "asset:minilm", "--train", str(paths["train"]), "--eval", str(paths["eval"]),
         "--technique", technique, "--epochs", str(epochs), "--batch-size", str(BATCH), "--learning-rate", str(RATES[technique]),
         "--max-length", str(MAX_LENGTH), "--seed", str(seed), "--output", str(folder / f"{technique}-{seed}"), "--json", "--quiet",
+        "--set", "training.head_learning_rate=null",  # the peer has one rate for everything
     ]  # fmt: skip
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     cost = result["cost"]

@@ -56,6 +56,7 @@ def common(seed: int) -> dict[str, Any]:
         "seed": seed,
         "overwrite": True,
         "doctor": False,
+        "training": {"head_learning_rate": None},  # as the committed figures were measured
     }
 
 

@@ -38,6 +38,7 @@ SHARED: dict[str, Any] = {
     "technique": "lora",
     "device": "cpu",
     "doctor": False,
+    "training": {"head_learning_rate": None},  # as the committed figures were measured
 }
 INSTRUCTION = "Is the opinion of this film review negative or positive?"
 ROWS: dict[str, dict[str, Any]] = {

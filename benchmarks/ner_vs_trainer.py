@@ -57,6 +57,7 @@ def common(args: argparse.Namespace, seed: int, paths: dict[str, Path], folder: 
 def ours(args: argparse.Namespace, seed: int, paths: dict[str, Path], folder: Path) -> dict:
     command = [
         sys.executable, "-m", "tunesmith", "train", "--task", "token-classification", "--json", "--quiet", "--dtype", "float32",
+        "--set", "training.head_learning_rate=null",  # the peer has one rate for everything
         *common(args, seed, paths, folder / f"ours-{seed}", f"asset:{args.model}"),
     ]  # fmt: skip
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -44,6 +44,7 @@ def ours(seed: int, paths: dict[str, Path], folder: Path, epochs: float) -> dict
         "--eval", str(paths["eval"]), "--technique", "full", "--epochs", str(epochs), "--batch-size", str(BATCH), "--learning-rate", str(RATE),
         "--max-length", str(LENGTH), "--set", f"question-answering.stride={STRIDE}", "--set", f"question-answering.max_answer={LONGEST}",
         "--dtype", "float32", "--seed", str(seed), "--output", str(folder / f"run-{seed}"), "--json", "--quiet",
+        "--set", "training.head_learning_rate=null",  # the peer has one rate for everything
     ]  # fmt: skip
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     after = result["metrics"]["after"]

@@ -301,8 +301,8 @@ def nothing_learned() -> Iterator[str]:
         yield f"| {entry['technique']} | {runs[0]['learning_rate']:g} | {' | '.join(cells)} | {', '.join(map(str, lost))} of {len(runs) // len(values)} |"
     yield ""
     yield (
-        "Entity F1 in per cent, three seeds. `--set training.head_learning_rate=5e-3` lets heads learn at least at that rate and leaves the rest of the run alone; a run "
-        "that ended with one answer says so and names it. A lower rate helps, too, and takes longer: it is what `--search halving` finds (the table of tweets above). "
+        "Entity F1 in per cent, three seeds. So heads that begin at random learn at 5e-3 at least, unless `training.head_learning_rate` says otherwise (less where what they "
+        "read is large: a step of Adam moves an answer by the rate times its sum). A lower rate for everything helps, too, and takes longer. "
         "Techniques whose rates are high anyway (`bitfit`, `ia3`, prompts and prefixes) do not fall into it here. Where the rate of the technique itself is too high "
         "(`adapter` at 3e-3 on reviews, above), the head's does not help.\n"
     )

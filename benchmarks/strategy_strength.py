@@ -72,6 +72,7 @@ def run(stream: Path, strategy: str, strength: float | None, seed: int, args: ar
         words = [
             sys.executable, "-m", "tunesmith", "train", "--model", "asset:bert-tiny", "--stream", str(stream), "--strategy", strategy,
             "--technique", args.technique, "--seed", str(seed), "--output", str(place), "--overwrite", "--quiet",
+            "--set", "training.head_learning_rate=null",  # as the committed figures were measured
         ]  # fmt: skip
         words += shlex.split(args.more)
         if strength is not None:

@@ -59,6 +59,7 @@ def command(name: str, given: argparse.Namespace) -> list[str]:
         "--max-length",
         "96",
     ]
+    words += ["--set", "training.head_learning_rate=null"]  # as the committed figures were measured
     words += [w for t in given.techniques.split(",") if t in RATES for w in ("--set", f"learning_rates.{t}={RATES[t]}")]
     return words + (["--strategies", given.strategies] if given.strategies else []) + shlex.split(given.more)
 

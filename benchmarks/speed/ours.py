@@ -20,7 +20,9 @@ def main() -> None:
         given["model"], task=given["task"], technique=given["technique"], train=given["rows"], eval=given["eval"], seed=given["seed"],
         batch_size=given["batch_size"], max_length=given["max_length"], learning_rate=given["learning_rate"],
         dtype={True: "bfloat16", False: "auto"}[given["bf16"]], output=given["output"], overwrite=True, doctor=False, device=given["device"],
-        training={"log_every": 1 if given["device"] == "cpu" else 50}, **({"max_steps": given["steps"]} if given["steps"] else {"epochs": given["epochs"]}),
+        # The peers have one rate for everything, and losses are compared.
+        training={"log_every": 1 if given["device"] == "cpu" else 50, "head_learning_rate": None},
+        **({"max_steps": given["steps"]} if given["steps"] else {"epochs": given["epochs"]}),
         **{name: options for name, options in OPTIONS.items() if name == given["task"]}, **lora, **teacher,
     )  # fmt: skip
     lines = [line for line in read(run.folder / "metrics.jsonl") if line["event"] == "train"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,10 +23,9 @@ class TrainingOptions(Options):
         "linear", description="learning-rate schedule (range: growing to the peak, for a range test)"
     )
     warmup: float = Field(0.06, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
-    head_learning_rate: float | None = Field(
-        None,
-        gt=0,
-        description="heads of a task learn at least at this rate (default: at the run's); 5e-3 helps fresh ones",
+    head_learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="heads of a task learn at least at this rate (null: at the run's; auto: up to 5e-3, and only those that begin at random)",
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay (not on biases, norms and 1-D parameters)")
     beta1: float = Field(0.9, ge=0, lt=1)

@@ -6,7 +6,7 @@ through a list are the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,7 +60,7 @@ class Model:
     """The model of a run between stages: heads on one backbone, what reads through each, the technique once it is attached.
 
     `roles` are the rows of tasks that were read already, by name: the same for every model of a run. `start` is the adapter that training
-    begins with, if one is given (`artifacts.begin`).
+    begins with, if one is given (`artifacts.begin`), and `head_came` whether it brought its head.
     """
 
     config: RunConfig
@@ -74,6 +74,17 @@ class Model:
     roles: dict[str, Any] = field(default_factory=dict)
     inference: TaskInference | None = None
     start: Any = None
+    head_came: bool = False
+
+    def fresh_heads(self, known: Collection[str]) -> frozenset[str]:
+        """Parameters of heads that begin at random: brought by no checkpoint, adapter or stage before.
+
+        Args:
+            known: what was there before the stage.
+        """
+        if self.head_came or configuration.is_new(self.config.model):  # of a new model everything begins at random
+            return frozenset()
+        return frozenset(self.heads.fresh() - set(known))
 
     def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
         """A task's rows in their roles, read once."""

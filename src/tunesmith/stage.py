@@ -96,6 +96,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.training import dropout, fused_lora, group, memory, norms, shards
     from tunesmith.training.compiled import compiled
     from tunesmith.training.diverged import Diverged, with_rows
+    from tunesmith.training.head_rate import head_rate
     from tunesmith.training.log import MetricsLog
     from tunesmith.training.loop import fit
     from tunesmith.training.precision import Masters, pick_dtype
@@ -128,6 +129,11 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     elif options.shard:
         warn("training.shard=true has no effect in one process; start several, for example with torchrun.")
     chosen: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
+    rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
+    begun = frozenset() if turn.only_plan else model.fresh_heads(known)
+    readers = [(part.task, heads[part.head], part.encoded["train"]) for part in turn.parts.values() if begun]
+    quicker = several.same(lambda: before.get("head_rate") or head_rate(options.head_learning_rate, readers, rate))
+    chosen["head_rate"] = quicker
     if (
         turn.alone
         and technique.cache_boundary == "base"
@@ -163,7 +169,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     steps = steps or math.ceil(feed.steps_per_epoch * (stage.epochs or usual_epochs))
     if planned:
         steps = math.ceil(sum(planned.values()))
-    rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
     kind = str(dtype).removeprefix("torch.")
     count = sum(lesson_rows(objective, part) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
@@ -208,7 +213,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         device=model.device, learning_rate=rate, total_steps=steps, log=log, measure=measure, measured_on=measured_on,
         primary=only.task.primary if len(turn.parts) == 1 else MEAN, higher_is_better=only.task.higher_is_better if len(turn.parts) == 1 else True,
         evaluate_every=every, resume=resume, title=f"{turn.title}{technique.name}", stage=place, stage_number=turn.number, parts=turn.parts, earlier=turn.earlier, known=known,
-        snapshot=turn.snapshot, nested=turn.nested, open=lambda path: load(path, device=str(model.device)),
+        fresh=begun, head_rate=quicker, snapshot=turn.snapshot, nested=turn.nested, open=lambda path: load(path, device=str(model.device)),
     )  # fmt: skip
     if stand_in is not None:
         stand_in.install()
@@ -251,6 +256,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         "training": {
             "dtype": kind,
             "learning_rate": rate,
+            **({"head_learning_rate": quicker} if (quicker or 0.0) > rate else {}),
             "steps": fitted.steps,
             "tokens": fitted.tokens,
             "max_length": only.max_length,
@@ -297,7 +303,7 @@ def attach(model: Model, turn: Turn) -> list[Any]:
         seeding.seed_everything(seeding.derive(config.seed, "attach"))
         technique.attach(heads.backbone)
         if model.start is not None:
-            model.start.fill(technique, heads.first, next(iter(turn.parts.values())).task)
+            model.head_came = model.start.fill(technique, heads.first, next(iter(turn.parts.values())).task)
         for loaded in heads.loaded.values():
             if loaded is not heads.first:
                 technique.join(loaded.backbone)

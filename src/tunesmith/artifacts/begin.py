@@ -31,8 +31,8 @@ class Start:
     folder: Path
     info: dict[str, Any]
 
-    def fill(self, technique: Technique, loaded: Loaded, task: Any) -> None:
-        """Load it into an attached model.
+    def fill(self, technique: Technique, loaded: Loaded, task: Any) -> bool:
+        """Load it into an attached model; whether its head came along.
 
         Raises:
             ArtifactError: it does not fit, or is damaged.
@@ -42,6 +42,7 @@ class Start:
         technique.restore(
             loaded.backbone, self.folder, without=() if same else (*self.info["head"], *loaded.backbone.head_names)
         )
+        return same
 
 
 def begun(config: RunConfig) -> tuple[Technique, Start]:

@@ -31,7 +31,8 @@ from tunesmith.training.attention import attention_kernel
 from tunesmith.training.bar import bar
 from tunesmith.training.feed import Pass
 from tunesmith.training.guards import Watch
-from tunesmith.training.optim import factor, make_optimizer, set_rate, with_head_rate
+from tunesmith.training.head_rate import with_head_rate
+from tunesmith.training.optim import factor, make_optimizer, set_rate
 from tunesmith.training.precision import OWN
 from tunesmith.training.readings import Readings
 from tunesmith.training.session import Session
@@ -87,9 +88,9 @@ def fit(session: Session) -> Fit:
         groups.append({"names": more, "lr": session.learning_rate})
     in_head = session.backbone.in_head
     heads = {name for group in groups for name in group["names"] if name in other or in_head(name)}
-    if options.head_learning_rate is not None and not heads:
+    if options.head_learning_rate not in (None, "auto") and not heads:
         warn("training.head_learning_rate has no effect: no head of a task learns in this run.")
-    groups = with_head_rate(groups, heads, options.head_learning_rate)
+    groups = with_head_rate(groups, session.fresh if options.head_learning_rate == "auto" else heads, session.head_rate)
     optimizer = make_optimizer(groups, masters.tensors, options)
     state = Fit()
     best: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,27 +41,6 @@ def make_optimizer(
     return torch.optim.AdamW(
         built, betas=(options.beta1, options.beta2), eps=options.epsilon, fused=device in ("cpu", "cuda")
     )
-
-
-def with_head_rate(
-    groups: Sequence[Mapping[str, Any]], heads: Collection[str], rate: float | None
-) -> list[dict[str, Any]]:
-    """Groups with those of a task's head apart and at `rate`, where that is more than what they have.
-
-    A head begins with random numbers, and the rest with pretrained ones. At one rate for both the backbone may bend to the head before that has learned how frequent
-    each label is, and end with the same state for every row.
-
-    Args:
-        groups: {"names", "lr"}.
-        heads: names of parameters of heads.
-        rate: peak rate of heads; None: the group's own.
-    """
-    found: list[dict[str, Any]] = []
-    for group in groups:
-        head = [name for name in group["names"] if rate is not None and rate > group["lr"] and name in heads]
-        rest = [name for name in group["names"] if name not in head]
-        found += [{**group, "names": names, "lr": lr} for names, lr in ((rest, group["lr"]), (head, rate)) if names]
-    return found
 
 
 def factor(step: int, total: int, options: TrainingOptions) -> float:

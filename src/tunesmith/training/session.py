@@ -161,6 +161,10 @@ class Session:
     """The tasks of the stages before."""
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Parameters that were there before this stage, by name, with their shapes then (a head may have grown since)."""
+    fresh: frozenset[str] = frozenset()
+    """Parameters of heads that begin at random in this stage."""
+    head_rate: float | None = None
+    """Peak rate that heads have at least: the fresh ones, or all of them if it was asked for; None: the run's."""
     snapshot: Callable[[], Any] | None = None
     """The model as the stage before left it (`artifacts.store.Opened`), opened anew; None in the first stage."""
     nested: Callable[[Mapping[str, Any], str], str] | None = None

@@ -23,7 +23,8 @@ class OneAnswer(Guard):
             if found["rows"] >= ROWS and found["most"] == 1.0 and found["true"] <= TRUE_SHARE:
                 what = f"`{found['answer']}`" if found["answer"] else "nothing"
                 return (
-                    f"of all {found['rows']:,} eval rows{f' of {task}' if task else ''} the model says {what}, which is right for {found['true']:.0%}; train longer, with "
-                    "another --learning-rate or a higher one for the head (--set training.head_learning_rate=5e-3), and look at how rare the other labels are (`tunesmith doctor`)."
+                    f"of all {found['rows']:,} eval rows{f' of {task}' if task else ''} the model says {what}, which is right for {found['true']:.0%}; train longer or with "
+                    "another --learning-rate (most often a lower one), "
+                    "and look at how rare the other labels are (`tunesmith doctor`)."
                 )
         return None
