@@ -38,6 +38,11 @@ CASES = {
 """By name, what the command line says of rows and model."""
 
 
+def result(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """What a run of a comparison wrote."""
+    return dict(json.loads((folder / run["folder"] / "result.json").read_text(encoding="utf-8")))
+
+
 def carry_out(name: str, folder: Path) -> dict[str, Any]:
     """One case: by technique the primary metric and the loss, without and with it."""
     words = [
@@ -72,7 +77,7 @@ def carry_out(name: str, folder: Path) -> dict[str, Any]:
             sides[label] = {
                 "scores": [each[found["protocol"]["primary"]] for each in after],
                 "loss": mean(each["loss"] for each in after),
-                "head": [run.get("training", {}).get("head_learning_rate") for run in runs][0],
+                "heads": [result(folder / name, run)["training"].get("head_learning_rate") for run in runs],
             }
         techniques[entry["technique"]] = sides
     protocol = found["protocol"]
