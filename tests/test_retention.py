@@ -146,13 +146,13 @@ def test_the_sign() -> None:
 
 def test_rows_of_a_task_through_the_head_that_learned_it(checkpoints: Any, tmp_path: Path) -> None:
     """A run that is continued with flipped labels forgets what the first one learned: its own score before, its own after."""
-    first = go(checkpoints("bert"), tmp_path / "first", retain=None, max_steps=30, technique="full", learning_rate=1e-3)
+    one_rate: dict[str, Any] = {"technique": "full", "learning_rate": 1e-3, "training": {"head_learning_rate": None}}
+    first = go(checkpoints("bert"), tmp_path / "first", retain=None, max_steps=30, **one_rate)
     flipped = [{**r, "label": {"positive": "negative"}.get(r["label"], "positive")} for r in toy_rows(16)]
     stages = [{"name": "flipped", "train": flipped, "eval": flipped}]
     kept = tunesmith.train(
         checkpoints("bert"), output=tmp_path / "second", stream={"stages": stages}, continue_from=str(tmp_path / "first"),
-        technique="full", max_steps=30, batch_size=8, learning_rate=1e-3, device="cpu", doctor=False,
-        retain={"task": "text-classification", "data": toy_rows(8)},
+        max_steps=30, batch_size=8, device="cpu", doctor=False, retain={"task": "text-classification", "data": toy_rows(8)}, **one_rate,
     ).result["forgetting"]  # fmt: skip
     assert kept["kind"] == "text-classification" and kept["metric"] == "accuracy"
     assert kept["before"] == first.metrics["accuracy"] > 0.8 and kept["after"] <= 0.5

@@ -82,9 +82,10 @@ class Model:
         Args:
             known: what was there before the stage.
         """
-        if self.head_came or configuration.is_new(self.config.model):  # of a new model everything begins at random
-            return frozenset()
-        return frozenset(self.heads.fresh() - set(known))
+        if self.technique.cache_boundary == "base" or configuration.is_new(self.config.model):
+            return frozenset()  # below the head nothing learns that it could bend, or everything begins at random
+        came = {name for name, _ in self.heads.backbone.head_parameters()} if self.head_came else set()
+        return frozenset(set().union(*map(self.heads.fresh, self.heads.loaded)) - came - set(known))
 
     def rows_of(self, spec: StageTask, config: RunConfig, task: Any) -> Any:
         """A task's rows in their roles, read once."""

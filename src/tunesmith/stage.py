@@ -131,8 +131,12 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     chosen: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
     begun = frozenset() if turn.only_plan else model.fresh_heads(known)
-    readers = [(part.task, heads[part.head], part.encoded["train"]) for part in turn.parts.values() if begun]
-    quicker = several.same(lambda: before.get("head_rate") or head_rate(options.head_learning_rate, readers, rate))
+    new_parts = [part for part in turn.parts.values() if heads.fresh(part.head) & begun]
+    readers = [(part.task, heads[part.head], part.encoded["train"]) for part in new_parts]
+    asked = options.head_learning_rate
+    quicker = several.same(
+        lambda: before.get("head_rate") if before and asked == "auto" else head_rate(asked, readers, rate)
+    )
     chosen["head_rate"] = quicker
     if (
         turn.alone
@@ -172,9 +176,10 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     kind = str(dtype).removeprefix("torch.")
     count = sum(lesson_rows(objective, part) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
+    higher = quicker if (quicker or 0.0) > rate else None
     say(
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
-        f"{steps:,} steps of {config.batch_size}, {kind} on {model.device}{f' ({why})' if why else ''}"
+        f"{steps:,} steps of {config.batch_size} at {rate:g}{f' (heads {higher:g})' if higher else ''}, {kind} on {model.device}{f' ({why})' if why else ''}"
         f"{f', in {several.size} processes' if several.size > 1 else ''}."
     )
     if stand_in is None and turn.alone and cut is None:
@@ -256,7 +261,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
         "training": {
             "dtype": kind,
             "learning_rate": rate,
-            **({"head_learning_rate": quicker} if (quicker or 0.0) > rate else {}),
+            **({"head_learning_rate": higher} if higher else {}),
             "steps": fitted.steps,
             "tokens": fitted.tokens,
             "max_length": only.max_length,

@@ -89,7 +89,7 @@ def test_they_can_be_turned_off(tmp_path: Path, models: Path, capsys: pytest.Cap
 
 
 def test_a_rate_that_is_too_low(tmp_path: Path, models: Path) -> None:
-    found = noticed(go(tmp_path, models, learning_rate=1e-8, training={"dropout": 0.0}))
+    found = noticed(go(tmp_path, models, learning_rate=1e-8, training={"dropout": 0.0, "head_learning_rate": None}))
     assert "at a learning rate of 1e-08 nothing moves" in found["rate-too-low"]
 
 

@@ -194,6 +194,37 @@ def test_in_a_stream_a_head_is_new_once(head: str, models: Path, tmp_path: Path,
     assert not first & second
 
 
+def test_of_two_heads_the_one_that_no_adapter_brought_is_new(
+    models: Path, tmp_path: Path, quickened: list[set[str]]
+) -> None:
+    trained(models, tmp_path / "lora", "auto")
+    quickened.clear()
+    tasks = [
+        {"name": "mood", "task": "text-classification", "train": toy_rows(32), "eval": toy_rows(8)},
+        {"name": "names", "task": "token-classification", "train": rows_for("token-classification", 16), "eval": rows_for("token-classification", 8)},
+    ]  # fmt: skip
+    tunesmith.train(
+        str(tiny_model("bert", models / "bert")), stream={"stages": [{"name": "both", "tasks": tasks}]}, technique="lora", init_adapter=str(tmp_path / "lora" / "artifact"),
+        max_steps=2, batch_size=8, dtype="float32", device="cpu", doctor=False, output=tmp_path / "run",
+    )  # fmt: skip
+    (found,) = quickened
+    assert found and all(name.startswith("names") for name in found)
+
+
+def test_a_head_on_a_backbone_that_stands_still_keeps_the_rate_it_was_given(
+    models: Path, tmp_path: Path, quickened: list[set[str]]
+) -> None:
+    trained(models, tmp_path / "run", "auto", technique="feature-based", learning_rate=1e-4)
+    assert quickened == [set()]
+
+
+def test_a_run_says_both_rates(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(models, tmp_path / "one", "auto", learning_rate=1e-4)
+    trained(models, tmp_path / "two", None, learning_rate=1e-4)
+    said = [line for line in capsys.readouterr().err.splitlines() if "parameters learn" in line]
+    assert "at 0.0001 (heads 0.005)" in said[0] and "at 0.0001, " in said[1]
+
+
 def test_a_model_from_nothing_has_one_rate(tmp_path: Path, quickened: list[set[str]]) -> None:
     tunesmith.train(
         "new:lstm", train=toy_rows(32), eval=toy_rows(8), max_steps=2, batch_size=8, dtype="float32", device="cpu", doctor=False, output=tmp_path / "run"

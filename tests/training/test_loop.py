@@ -259,7 +259,12 @@ def test_a_parameter_that_a_step_does_not_use_stays(tmp_path: Path) -> None:
 
 def test_early_stopping_stops(tmp_path: Path, models: Path) -> None:
     run = go(
-        tmp_path, models, "early", max_steps=30, learning_rate=1e-9, training={"evaluate_every": 2, "early_stopping": 2}
+        tmp_path,
+        models,
+        "early",
+        max_steps=30,
+        learning_rate=1e-9,
+        training={"evaluate_every": 2, "early_stopping": 2, "head_learning_rate": None},
     )
     assert run.result["training"]["stopped_early"] is True
     assert run.result["training"]["steps"] == 6  # best at 2, no better at 4 and 6

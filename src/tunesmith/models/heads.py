@@ -150,11 +150,10 @@ class Heads:
                 seen.add(id(module))
                 yield module
 
-    def fresh(self) -> set[str]:
-        """Names of the parameters of heads that no checkpoint brought, as `named_parameters` has them."""
-        new = {
-            id(parameter) for loaded in self.loaded.values() for name, parameter in loaded.backbone.head_parameters() if name in loaded.backbone.fresh
-        }  # fmt: skip
+    def fresh(self, head: str) -> set[str]:
+        """Names of the parameters of a head that no checkpoint brought, as `named_parameters` has them."""
+        backbone = self.loaded[head].backbone
+        new = {id(parameter) for name, parameter in backbone.head_parameters() if name in backbone.fresh}
         return {name for name, parameter in self.named_parameters() if id(parameter) in new}
 
     def further(self) -> Iterator[tuple[str, nn.Parameter]]:
