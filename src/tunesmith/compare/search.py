@@ -6,7 +6,8 @@
 
 Every rung costs the same, half the tokens of one run, so that a technique's search costs those of one run (Jamieson & Talwalkar 2016, section 3: n
 arms, each rung with an equal share of the budget among those that are left; Li et al. 2018, section 3, call it a bracket). Techniques have the same
-factors, rungs, rows, order and seed (0), so none is searched harder than another. A rung starts over instead of going on, because the schedule must end
+factors, rungs, rows, order and seeds, so none is searched harder than another. Each rung has a seed of its own (0, 1, ...), so a rate that some seeds cannot bear
+has been put to the test twice when it is chosen, at no cost. A rung starts over instead of going on, because the schedule must end
 with it; runs of fewer than 200 steps get longer rungs (20 and 50 steps), because fewer say nothing of a rate.
 
 A rung says nothing either where no rate has come off the plateau (plateau.py: the loss of one answer for every row, from which a model of tags may take a hundred
@@ -48,7 +49,7 @@ KEPT = (2, 1)
 """How many rates go on after each rung."""
 SHARE = 0.1
 LEAST_STEPS = 20
-SEED = 0
+FIRST_SEED = 0
 MOST_ROWS = 1000  # validation rows: more would cost more than they tell
 OFF = 0.97
 """A loss below this much of the plateau's is off it: 3 %, where losses of runs that stay on it differ by 1 or 2."""
@@ -235,7 +236,7 @@ def trial(
 ) -> RunConfig:
     """A short run of one rate: measured on validation rows as a run is on its eval rows, which it never sees."""
     shared = config.model_dump(mode="json", exclude=NEVER_OF_A_RUN)
-    place = place_of(config, folder, model, name, SEED).parent
+    place, seed = place_of(config, folder, model, name, FIRST_SEED).parent, FIRST_SEED + rung - 1
     place = folder / "search" / place.relative_to(folder / "runs") / f"{rate:g}" / str(rung)
     length: dict[str, Any] = {"max_steps": None, "epochs": (config.epochs or DEFAULT_EPOCHS) * share}
     if config.max_steps:
@@ -243,7 +244,7 @@ def trial(
     run = make(
         config,
         {
-            **shared, **length, "model": model, "technique": name, "seed": SEED, "learning_rate": rate, "output": str(place), "train": str(rows.train),
+            **shared, **length, "model": model, "technique": name, "seed": seed, "learning_rate": rate, "output": str(place), "train": str(rows.train),
             "validation": None, "eval": str(rows.validation), "columns": {}, "max_train_rows": None, "max_eval_rows": None, "retain": None,
             "report_to": [], "doctor": False,
         },
