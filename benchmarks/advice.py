@@ -100,7 +100,7 @@ def reduced(name: str, found: dict[str, Any]) -> dict[str, Any]:
     scores = {row["technique"]: float(row["primary"]["mean"]) for row in rows}
     best = max(scores.values()) if higher else min(scores.values())
     unit = 100.0 if higher and max(scores.values()) <= 1 else 100.0 / abs(best)
-    factors = {each["technique"]: each["chosen"] / each["default"] for each in found["search"]}
+    factors = {each["technique"]: round(each["chosen"] / each["default"], 6) for each in found["search"]}
     techniques = {
         row["technique"]: {
             "score": scores[row["technique"]],

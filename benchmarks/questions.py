@@ -142,7 +142,7 @@ def one_table(results: dict[str, Any]) -> Iterator[str]:
     ]
     if lost:
         yield (
-            f"Wide intervals are runs that came to nothing: {', '.join(lost)}. Their rate was found with one seed in short trials, and was too high for another; a "
+            f"Wide intervals are runs that came to nothing: {', '.join(lost)}. Their rate was found with two seeds in short trials, and was too high for another; a "
             "comparison with one seed would not have shown it. Such a run says so itself (`one-answer` of [reliability.md](reliability.md)).\n"
         )
 
@@ -303,8 +303,8 @@ def nothing_learned() -> Iterator[str]:
     yield (
         "Entity F1 in per cent, three seeds. So heads that begin at random learn at 5e-3 at least, unless `training.head_learning_rate` says otherwise (less where what they "
         "read is large: a step of Adam moves an answer by the rate times its sum). A lower rate for everything helps, too, and takes longer. "
-        "Techniques whose rates are high anyway (`bitfit`, `ia3`, prompts and prefixes) do not fall into it here. Where the rate of the technique itself is too high "
-        "(`adapter` at 3e-3 on reviews, above), the head's does not help.\n"
+        "Techniques whose rates are high anyway (`bitfit`, `ia3`, prompts and prefixes) do not fall into it here. Where the rate of the technique itself is too high, "
+        "the head's does not help: adapters at 3e-3 end with `O` for every word with one of these seeds.\n"
     )
 
 
