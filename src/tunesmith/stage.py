@@ -131,8 +131,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     chosen: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
     begun = frozenset() if turn.only_plan else model.fresh_heads(known)
-    new_parts = [part for part in turn.parts.values() if heads.fresh(part.head) & begun]
-    readers = [(part.task, heads[part.head], part.encoded["train"]) for part in new_parts]
+    readers = [(p.task, heads[p.head], p.encoded["train"]) for p in turn.parts.values() if heads.fresh(p.head) & begun]
     asked = options.head_learning_rate
     quicker = several.same(
         lambda: before.get("head_rate") if before and asked == "auto" else head_rate(asked, readers, rate)
@@ -176,7 +175,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     kind = str(dtype).removeprefix("torch.")
     count = sum(lesson_rows(objective, part) for part in turn.parts.values())
     amount = f"{count:,} rows" + (f" in {packed:,} packed sequences" if packed else "")
-    higher = quicker if (quicker or 0.0) > rate else None
+    has_head = any(loaded.backbone.head_names for loaded in heads.loaded.values())
+    higher = quicker if has_head and (quicker or 0.0) > rate else None
     say(
         f"{turn.title}{technique.name} on {config.model}: {learning:,} of {total:,} parameters learn, {amount}, "
         f"{steps:,} steps of {config.batch_size} at {rate:g}{f' (heads {higher:g})' if higher else ''}, {kind} on {model.device}{f' ({why})' if why else ''}"

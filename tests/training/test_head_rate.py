@@ -91,7 +91,10 @@ def test_the_output_layer_of_a_checkpoint_is_no_such_head(
     }
     plain, given = (trained(models, tmp_path / str(rate), rate, **task) for rate in (None, 1e-2))
     assert max(moved(plain, given).values()) == 0.0
-    assert "head_learning_rate has no effect" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "head_learning_rate has no effect" in said and "(heads" not in said
+    result = json.loads((tmp_path / "0.01" / "result.json").read_text(encoding="utf-8"))
+    assert "head_learning_rate" not in result["training"]
 
 
 @pytest.fixture
