@@ -152,7 +152,10 @@ def test_an_interrupt_ends_it(config: CompareConfig, monkeypatch: pytest.MonkeyP
 
 
 def test_where_nothing_learns_the_default_stands(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, why, runs in (("", "no rate learned", 5), ("TechniqueError", "no biases", 1)):
+    for kind, why, runs in (
+        ("", "no rate learned, so the default stands (every trial: the model has no biases.)", 5),
+        ("TechniqueError", "no biases", 1),
+    ):
 
         def call(target: str, payload: dict[str, Any], kind: str = kind) -> dict[str, Any]:
             raise processes.ChildError("the model has no biases.", 2, kind)

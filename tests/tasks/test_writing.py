@@ -175,6 +175,31 @@ def test_a_long_completion_stops_the_run_or_is_cut() -> None:
     assert target.endswith("</s>")
 
 
+def test_a_cut_completion_leaves_its_prompt_the_frame_whatever_its_length() -> None:
+    """The frame is more than the eighth that a completion has to leave, and some lengths used to be refused."""
+    tokenizer = tokenizer_of(CHATML)
+    frame = len(
+        encoded(task_of("instruction", tokenizer, rows=[ROW]), {**ROW, "prompt": "", "completion": ""}, tokenizer, 200)[
+            "input_ids"
+        ]
+    )
+    task = task_of("instruction", tokenizer, rows=[ROW], long_completion="cut")
+    for number in range(1, 80, 3):
+        row = {**ROW, "prompt": "Say hello to them all.", "completion": "long " * number}
+        length = frame + 16
+        feature = encoded(task, row, tokenizer, length)
+        context, target = parts(feature, tokenizer)
+        assert len(feature["input_ids"]) <= length
+        assert context.startswith("<|im_start|>user\nSay")
+        assert context.endswith("<|im_end|>\n<|im_start|>assistant\n")
+        assert target.startswith("long")
+        assert target.endswith("<|im_end|>")
+    with pytest.raises(DataError, match=r"frame of a prompt alone .* raise --max-length"):
+        encoded(task, row, tokenizer, frame // 2)
+    with pytest.raises(DataError, match=r"a completion has \d+ tokens .*long_completion=cut"):
+        encoded(task_of("instruction", tokenizer, rows=[ROW]), row, tokenizer, frame + 16)
+
+
 def test_instructions_are_compared_by_what_was_chosen() -> None:
     """Perplexity where nothing is chosen, or where the choice needs texts and none is written."""
 

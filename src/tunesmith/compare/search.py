@@ -180,7 +180,7 @@ def one(
         if why:
             break
         if not scored:
-            why = "no rate learned, so the default stands"
+            why = f"no rate learned, so the default stands{of_all(alive)}"
         elif rows.plateau is None or last_loss(scored[0]) <= OFF * rows.plateau:
             count = 1 if whole else next((each for each in KEPT if each < len(alive)), 1)
             alive, share = scored[:count], min(1.0, share * len(alive) / count)
@@ -207,6 +207,13 @@ def best(alive: Sequence[Entry], count: int) -> list[Entry]:
     """The rates with the lowest loss in their last rung, those nearest to the default first where it is the same; none that has no loss."""
     scored = [each for each in alive if each["rungs"] and each["rungs"][-1]["loss"] is not None]
     return sorted(scored, key=lambda each: (last_loss(each), abs(math.log(each["factor"]))))[:count]
+
+
+def of_all(alive: Sequence[Entry]) -> str:
+    """Why the trials failed, where they all did for one reason."""
+    reasons = {each["rungs"][-1]["reason"] for each in alive}
+    reason = reasons.pop() if len(reasons) == 1 else None
+    return f" (every trial: {reason})" if reason else ""
 
 
 def waiting(scored: Sequence[Entry], plateau: float) -> list[Entry]:

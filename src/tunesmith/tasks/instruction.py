@@ -62,7 +62,7 @@ class Instruction(GenerationTask):
         "completion": ("output", "response", "answer"),
     }
     default_max_length = 512
-    code_version = 2
+    code_version = 3
 
     def __init__(self, options: FrameOptions) -> None:
         super().__init__(options)
@@ -139,31 +139,44 @@ class Instruction(GenerationTask):
         self, rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
     ) -> Iterator[Sequence[dict[str, Any]]]:
         """Prompt ids in their frame, then the completion's ids and the end token."""
+        frames: dict[str, int] = {}  # tokens of the frame by system prompt
         for row in rows:
             if template.is_conversation(str(row["prompt"])):
                 raise DataError(f"`prompt` {MESSAGES}")
             target = None
             if "completion" in row:
                 target = [*plain_ids(row["completion"], tokenizer), *self.stops[:1]]
+                system = str(row.get("system") or "")
+                if system not in frames:
+                    frames[system] = len(self.framed(row, "", "", tokenizer))
+                target = self.fitting(target, max_length, frames[system])
             room = max_length if self.kind == "encoder-decoder" else max_length - len(target or ())
-            if target is not None and (len(target) > max_length or (self.kind == "decoder" and room < max_length // 8)):
-                target = self.cut(target, max_length)
-                room = max_length if self.kind == "encoder-decoder" else max_length - len(target)
             prompt = self.prompt_ids(row, tokenizer, room)
             trained = (
                 [True] * (len(prompt) + len(target)) if target is not None and self.options.train_on_prompt else None
             )
             yield [self.feature(prompt, target, trained)]
 
-    def cut(self, target: list[int], max_length: int) -> list[int]:
-        """A completion that leaves no room for its prompt, cut if that was asked for."""
-        limit = max_length if self.kind == "encoder-decoder" else max_length - max_length // 4
+    def fitting(self, target: list[int], max_length: int, frame: int) -> list[int]:
+        """A completion that leaves room for its prompt, cut if that was asked for.
+
+        A decoder has one sequence for both. A completion that leaves the frame, and an eighth of max_length in all, stays whole; of a longer one so much is
+        kept that a quarter is the prompt's, and an eighth beside the frame.
+
+        Raises:
+            DataError: it is too long and may not be cut.
+        """
+        kept = max_length
+        if self.kind != "encoder-decoder" and max_length - len(target) < max(max_length // 8, frame):
+            kept -= max(max_length // 4, frame + max_length // 8)
+        if len(target) <= kept or kept < 2:  # where there is no room for any, it is the frame that is told of
+            return target
         if self.options.long_completion == "error":
             raise DataError(
-                f"a completion has {len(target)} tokens where max_length={max_length} leaves {limit}; raise --max-length, shorten the "
+                f"a completion has {len(target)} tokens where max_length={max_length} leaves {kept}; raise --max-length, shorten the "
                 "row, or set instruction.long_completion=cut."
             )
-        return [*target[: limit - 1], *self.stops[:1]]
+        return [*target[: kept - 1], *self.stops[:1]]
 
     def prompt_ids(self, row: Mapping[str, Any], tokenizer: Any, room: int) -> list[int]:
         """The framed prompt; its input, then the prompt itself, loses text from the end until it fits.
@@ -184,7 +197,7 @@ class Instruction(GenerationTask):
         if len(ids) > room:
             shorter = "shorten `system`" if row.get("system") else "set instruction.template=plain"
             raise DataError(
-                f"the frame of a prompt alone has {len(ids)} tokens where max_length leaves {room} beside the completion; "
+                f"the frame of a prompt alone has {len(ids)} tokens where max_length leaves {max(0, room)} beside the completion; "
                 f"raise --max-length, or {shorter}."
             )
         return ids
