@@ -24,7 +24,7 @@ ALL = "full,feature-based,bitfit,adapter,lora,dora,ia3,prompt-tuning,prefix-tuni
 REVIEWS = "--model asset:minilm --train asset:movie-reviews --max-train-rows 2000 --max-eval-rows 1000 --epochs 2 --max-length 64"
 ENTITIES = "--task token-classification --model asset:minilm --train asset:wnut-tweets --max-train-rows 1200 --max-eval-rows 480 --epochs 6 --max-length 64"
 INSTRUCTIONS = (
-    "--task instruction --model asset:smollm2-135m --train asset:alpaca-mix --max-train-rows 256 --max-eval-rows 100 --epochs 1 --batch-size 2 --max-length 192 "
+    "--task instruction --model asset:smollm2-135m --train asset:alpaca-mix --max-train-rows 256 --max-eval-rows 100 --epochs 1 --batch-size 2 --max-length 128 "
     "--set instruction.long_completion=cut --set instruction.generate_rows=0 --set training.evaluations=3"
 )
 SMALL = "--model asset:bert-tiny --train asset:movie-reviews --max-eval-rows 1000 --max-length 64"

@@ -117,7 +117,7 @@ def default_output(settings: Mapping[str, Any]) -> str:
 
 
 def execute(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, inside: bool = False
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, inside: bool = False, verified: bool = True
 ) -> dict[str, Any]:
     """Carry out one run and return its result.
 
@@ -126,6 +126,7 @@ def execute(
         overwrite: replace a finished run there.
         resume: go on where it was stopped.
         inside: it is part of another run, whose peak memory includes this one's.
+        verified: score the artifact again in a process of its own; not worth it where only the numbers are kept.
 
     Raises:
         TunesmithError: what went wrong, in a sentence.
@@ -134,14 +135,14 @@ def execute(
     if inside:
         config.output = str(own)
         with nothing_left(own):
-            return _execute(config, own, overwrite=overwrite, resume=resume, inside=True)
+            return _execute(config, own, overwrite=overwrite, resume=resume, inside=True, verified=verified)
     with _together(config.device, own) as (group, folder):
         config.output = str(folder)
         group.shards = group.size > 1 and (group.shards or config.training.shard)
         if not group.first:
             return _follow(config, folder, resume=resume)
         with nothing_left(folder):
-            result = _execute(config, folder, overwrite=overwrite, resume=resume, inside=False)
+            result = _execute(config, folder, overwrite=overwrite, resume=resume, inside=False, verified=verified)
         group.end(result)
         return result
 
@@ -196,7 +197,9 @@ def _follow(config: RunConfig, folder: Path, *, resume: bool) -> dict[str, Any]:
         return dict(over.result)
 
 
-def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, inside: bool) -> dict[str, Any]:
+def _execute(
+    config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, inside: bool, verified: bool
+) -> dict[str, Any]:
     done = open_folder(folder, overwrite=overwrite, resume=resume)
     if done is not None:
         return done
@@ -204,7 +207,9 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
         with claimed(folder):
             done = open_folder(folder, overwrite=overwrite, resume=resume)  # nobody else can finish it any more
             with trust.remote_code(config.trust_remote_code):
-                return _carry_out(config, folder, resume=resume, inside=inside) if done is None else done
+                if done is not None:
+                    return done
+                return _carry_out(config, folder, resume=resume, inside=inside, verified=verified)
     except (KeyboardInterrupt, TunesmithError) as error:
         stopped = isinstance(error, KeyboardInterrupt) or error.exit_code == Interrupted.exit_code
         if inside or not stopped or not (folder / "config.yaml").is_file():
@@ -213,7 +218,7 @@ def _execute(config: RunConfig, folder: Path, *, overwrite: bool, resume: bool, 
         raise Interrupted(f"{saved}; go on with: tunesmith resume {folder}") from error
 
 
-def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -> dict[str, Any]:
+def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool, verified: bool) -> dict[str, Any]:
     quiet_libraries()
     from tunesmith.artifacts.verify import verify_run
     from tunesmith.evaluation import cost
@@ -226,7 +231,7 @@ def _carry_out(config: RunConfig, folder: Path, *, resume: bool, inside: bool) -
         _refuse(config, history)
     while current().same(lambda: history.next is not None):
         history.learn_next(resume=resume)
-    verification, found = verify_run(folder), history.outcome
+    verification, found = verify_run(folder) if verified else None, history.outcome
     result = {
         "schema_version": SCHEMA,
         "task": found.task,
@@ -271,11 +276,12 @@ def resume(folder: str | Path) -> dict[str, Any]:
 
 
 def execute_payload(payload: dict[str, Any]) -> dict[str, Any]:
-    """`execute` for another process: {"config": YAML text, "overwrite", "resume", "verbosity"}."""
+    """`execute` for another process: {"config": YAML text, "overwrite", "resume", "verified", "verbosity"}."""
     import yaml
 
     from tunesmith.console import set_verbosity
 
     set_verbosity(int(payload.get("verbosity", 0)), nested=True)
     config = configuration.build(RunConfig, yaml.safe_load(payload["config"]))
-    return execute(config, overwrite=bool(payload.get("overwrite")), resume=bool(payload.get("resume")))
+    wanted = {name: bool(payload[name]) for name in ("overwrite", "resume", "verified") if name in payload}
+    return execute(config, **wanted)

@@ -198,6 +198,30 @@ def test_short_runs_get_longer_rungs(config: CompareConfig, trials: list[RunConf
         assert found["chosen"] == 1.5e-3
 
 
+def test_a_trial_is_not_measured_for_longer_than_it_learns(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three validation rows a row of the first rung at most, a hundred at least, a thousand at most; rung 1 is 20 steps or a tenth."""
+    config.epochs, config.batch_size = 1, 2
+    assert search.most_rows(config, 256) == 3 * 20 * 2
+    config.batch_size = 16
+    assert search.most_rows(config, 2000) == 3 * 20 * 16
+    assert search.most_rows(config, 100_000) == 1000
+    config.epochs, config.max_steps, config.batch_size = None, 400, 1
+    assert search.most_rows(config, 10_000) == 3 * 40
+    config.max_steps = 10
+    assert search.most_rows(config, 10_000) == 100
+    config.max_steps, config.epochs, config.batch_size = None, 1, 1
+    whole = search.Data.cut(config, Path(str(config.output))).counts
+    monkeypatch.setattr(search, "FEW_ROWS", 1)
+    monkeypatch.setattr(search, "ROWS", 1)
+    fewer = search.Data.cut(config, Path(str(config.output))).counts
+    assert (
+        fewer == {**whole, "validation": search.most_rows(config, whole["train"])}
+        and fewer["validation"] < whole["validation"]
+    )
+
+
 def test_a_rung_on_the_plateau_is_followed_by_a_longer_one(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +359,11 @@ def test_a_comparison_searches_and_then_learns(models: Path, tmp_path: Path, mon
     assert found["runs"] == 3 and found["tokens"] > 0 and found["seconds"] > 0 and found["rows"]["validation"] > 0
     assert found["chosen"] == min(found["rates"], key=lambda each: each["rungs"][0]["loss"])["rate"]
     (run,) = [each for each in done.results["runs"] if each["kind"] == "technique"]
+    trial = json.loads(next((tmp_path / "c" / "search").rglob("result.json")).read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / "c" / run["folder"] / "result.json").read_text(encoding="utf-8"))
+    assert (
+        trial["verification"] is None and trial["plan"] is None and kept["verification"]["rows"] == 8 and kept["plan"]
+    )
     assert run["learning_rate"] == found["chosen"] == done.results["rows"][0]["learning_rate"]
     page = done.report.read_text(encoding="utf-8")
     assert "Search of learning rates" in page and "successive halving" in page

@@ -51,6 +51,9 @@ SHARE = 0.1
 LEAST_STEPS = 20
 FIRST_SEED = 0
 MOST_ROWS = 1000  # validation rows: more would cost more than they tell
+FEW_ROWS = 100
+ROWS = 3
+"""Validation rows for each row that a trial of the first rung learns from, at most: a forward pass is a third of a step, so a trial is not measured for longer than it learns."""
 OFF = 0.97
 """A loss below this much of the plateau's is off it: 3 %, where losses of runs that stay on it differ by 1 or 2."""
 ON = 1.1
@@ -120,7 +123,7 @@ class Data:
         task = registry.load("task", config.task)(configuration.options_of(config, "task", config.task))
         roles = load_roles(choosing, task)
         assert roles.validation is not None
-        roles = replace(roles, validation=subset(roles.validation, MOST_ROWS, "validation"))
+        roles = replace(roles, validation=subset(roles.validation, most_rows(config, len(roles.train)), "validation"))
         parts = {"train": roles.train, "validation": roles["validation"]}
         files = {}
         for role, rows in parts.items():
@@ -148,6 +151,17 @@ def first_share(config: CompareConfig, rows: int) -> float:
     """
     steps = config.max_steps or math.ceil(rows / config.batch_size) * (config.epochs or DEFAULT_EPOCHS)
     return min(1.0, max(SHARE, LEAST_STEPS / steps))
+
+
+def most_rows(config: CompareConfig, rows: int) -> int:
+    """How many validation rows a trial is measured on at most.
+
+    Args:
+        config: says how long a run is.
+        rows: that it learns from.
+    """
+    seen = config.max_steps * config.batch_size if config.max_steps else rows * (config.epochs or DEFAULT_EPOCHS)
+    return min(MOST_ROWS, max(FEW_ROWS, round(ROWS * first_share(config, rows) * seen)))
 
 
 def one(
@@ -262,6 +276,7 @@ def trial(
         "early_stopping": None,
         "keep_best": False,
         "checkpoint_every": None,
+        "plan": False,
     }
     return run.model_copy(update={"training": run.training.model_copy(update=changes)})
 
@@ -278,7 +293,7 @@ def measure(run: RunConfig, title: str, sha256: str | None, call: Call) -> Entry
     result = finished(place, run, {name: value for name, value in identity.items() if value})
     if result is None:
         say(f"{title} ...")
-        payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True}
+        payload = {"config": configuration.dump(run), "verbosity": -1, "overwrite": True, "verified": False}
         try:
             result = call("tunesmith.run:execute_payload", payload)
         except (KeyboardInterrupt, TunesmithError) as error:
