@@ -5,8 +5,8 @@
 
 (a) `tunesmith compare --budget 3x` over ten techniques, over `tunesmith train --technique full` with the same rows and epochs: whole processes,
 from the command to its end. At most 3 is wanted.
-(b) `tunesmith compare` over the eight techniques that transformers and peft have, with all seeds, over one `Trainer` process for each technique and
-seed. A third is wanted. The machine must be idle.
+(b) `tunesmith compare --jobs N` over the eight techniques that transformers and peft have, with all seeds, over one `Trainer` process for each technique and
+seed, one after the other with all cores. A third is wanted. The machine must be idle.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def screening(bench: Bench, folder: Path, epochs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def protocol(bench: Bench, folder: Path, epochs: int, seeds: list[int]) -> dict[str, Any]:
+def protocol(bench: Bench, folder: Path, epochs: int, seeds: list[int], jobs: int) -> dict[str, Any]:
     """The full protocol, and the same runs one by one with the peer."""
     listed = ",".join(map(str, seeds))
     own = seconds(
         [
             *("compare", *common(bench, epochs), "--techniques", ",".join(SCREENED), "--seeds", listed),
-            *("--baselines", "majority", "--output", str(folder / "all")),
+            *("--baselines", "majority", "--jobs", str(jobs), "--output", str(folder / "all")),
         ]
     )
     each = {
@@ -95,7 +95,7 @@ def protocol(bench: Bench, folder: Path, epochs: int, seeds: list[int]) -> dict[
     }
     return {
         "seconds": own, "peer_seconds": sum(each.values()), "multiple": own / sum(each.values()), "peer": PLAIN, "techniques": len(SCREENED),
-        "seeds": seeds, "each": each,
+        "seeds": seeds, "jobs": jobs, "each": each,
     }  # fmt: skip
 
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=2, help="of our comparison in part b (default: 2)")
     parser.add_argument("--parts", default="a,b")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "cost_of_comparing.json")
     given = parser.parse_args()
@@ -122,7 +123,8 @@ def main() -> None:
         if "a" in given.parts:
             found["screening"] = screening(bench, folder, given.epochs)
         if "b" in given.parts:
-            found["protocol"] = protocol(bench, folder, given.epochs, [int(seed) for seed in given.seeds.split(",")])
+            seeds = [int(seed) for seed in given.seeds.split(",")]
+            found["protocol"] = protocol(bench, folder, given.epochs, seeds, given.jobs)
     for name in ("screening", "protocol"):
         if name in found:
             print(f"{name}: {found[name]['multiple']:.2f} times")

@@ -33,7 +33,7 @@ SUITED = {
 COMPARED = {
     "reviews": "An encoder that classifies: minilm (22.7 M parameters), 2,000 movie reviews",
     "entities": "An encoder that tags words: minilm, entities in 1,200 tweets",
-    "instructions": "A decoder that follows instructions: smollm2-135m, 600 instructions",
+    "instructions": "A decoder that follows instructions: smollm2-135m, 256 instructions",
 }
 """Comparisons of all techniques, and what they are of."""
 

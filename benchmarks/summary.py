@@ -626,7 +626,7 @@ def comparing() -> Iterator[str]:
     if "protocol" in found:
         all_ = found["protocol"]
         yield (
-            f"| {all_['techniques']} techniques, {len(all_['seeds'])} seeds | {all_['seconds']:,.0f} | the same runs one by one with {all_['peer']} "
+            f"| {all_['techniques']} techniques, {len(all_['seeds'])} seeds, `--jobs {all_['jobs']}` | {all_['seconds']:,.0f} | the same runs one by one with {all_['peer']} "
             f"| {all_['peer_seconds']:,.0f} | {all_['multiple']:.2f} |"
         )
     yield ""

@@ -126,6 +126,27 @@ def test_of_itself_a_head_that_begins_at_random_has_it(
     assert quickened[0] and all(head in name for name in quickened[0])
 
 
+def test_a_run_that_began_with_one_rate_goes_on_with_one(models: Path, tmp_path: Path, power_cut: Any) -> None:
+    """Of a run from before heads had a rate the folder names none: neither its config.yaml nor what was decided at its start."""
+    more = {"training": {"head_learning_rate": None, "checkpoint_every": 2}, "learning_rate": 1e-3}
+    whole = trained(models, tmp_path / "whole", None, **more)
+    quick = trained(models, tmp_path / "quick", None, **{**more, "training": {"head_learning_rate": "auto"}})
+    with power_cut(4):
+        trained(models, tmp_path / "cut", None, **more)
+    settings = tmp_path / "cut" / "config.yaml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(
+        "".join(line for line in text.splitlines(True) if "head_learning_rate" not in line), encoding="utf-8"
+    )
+    decided = tmp_path / "cut" / "checkpoints" / "decided.json"
+    found = json.loads(decided.read_text(encoding="utf-8"))
+    assert found.pop("head_rate") is None and "head_learning_rate" in text
+    decided.write_text(json.dumps(found), encoding="utf-8")
+    tunesmith.resume(tmp_path / "cut")
+    again = load_file(next((tmp_path / "cut" / "artifact").glob("*.safetensors")))
+    assert max(moved(whole, again).values()) == 0.0 < max(moved(whole, quick).values())
+
+
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_the_size_of_what_a_head_reads(kind: str, models: Path) -> None:
     """By hand: |h|_1 of the last states, which a tagger reads as they are, meant over the positions of four rows of one length."""
