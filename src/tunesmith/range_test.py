@@ -23,7 +23,6 @@ from tunesmith.config import RunConfig
 from tunesmith.console import quiet_libraries, say
 from tunesmith.errors import UserError
 from tunesmith.run import default_output, execute
-from tunesmith.stage import usual_rate
 from tunesmith.training.diverged import Diverged
 from tunesmith.training.log import read
 
@@ -111,6 +110,7 @@ def find(config: RunConfig) -> tuple[Found, Path]:
         raise UserError("--find-learning-rate looks at one run; give --train instead of a stream.")
     quiet_libraries()
     from tunesmith.techniques._base import create
+    from tunesmith.techniques._rate import usual_rate
 
     options = config.options.get(registry.resolve("technique", config.technique).name)
     default = usual_rate(config, create(config.technique, options))

@@ -93,6 +93,7 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     from tunesmith.models.recorder import Recorder
     from tunesmith.plan.forecast import Known, foretell, lower_layers_unknown, stored_bytes
     from tunesmith.run_folder import decide, decided, resume_step
+    from tunesmith.techniques._rate import usual_rate
     from tunesmith.training import dropout, fused_lora, group, memory, norms, shards
     from tunesmith.training.compiled import compiled
     from tunesmith.training.diverged import Diverged, with_rows
@@ -129,7 +130,8 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     elif options.shard:
         warn("training.shard=true has no effect in one process; start several, for example with torchrun.")
     chosen: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
-    rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique)
+    tasks = [part.task for part in turn.parts.values()]
+    rate = stage.learning_rate or config.learning_rate or usual_rate(config, technique, tasks)
     begun = frozenset() if turn.only_plan else model.fresh_heads(known)
     readers = [(p.task, heads[p.head], p.encoded["train"]) for p in turn.parts.values() if heads.fresh(p.head) & begun]
     asked = options.head_learning_rate
@@ -287,14 +289,6 @@ def learn(model: Model, turn: Turn, *, resume: bool, before_fit: Callable[[], No
     inference = TaskInference.of(read, heads.first.tokenizer, model.inference) if len(known_parts) > 1 else None
     artifacts.save(model.folder / "artifact", heads, model.readings, technique, config, notes, inference)
     return learned
-
-
-def usual_rate(config: Any, technique: Any) -> float:
-    """The learning rate of a run that names none."""
-    from tunesmith.models import new
-
-    fresh = configuration.is_new(config.model) and technique.name == "full"
-    return float(new.LEARNING_RATE if fresh else technique.default_learning_rate)
 
 
 def attach(model: Model, turn: Turn) -> list[Any]:

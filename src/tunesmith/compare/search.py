@@ -42,7 +42,8 @@ from tunesmith.console import say
 from tunesmith.errors import Interrupted, TechniqueError, TunesmithError
 from tunesmith.inputs import sha256_of_inputs
 from tunesmith.run_folder import write_json
-from tunesmith.stage import DEFAULT_EPOCHS, usual_rate
+from tunesmith.stage import DEFAULT_EPOCHS
+from tunesmith.techniques._rate import usual_rate
 
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 KEPT = (2, 1)

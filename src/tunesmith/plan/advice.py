@@ -19,6 +19,7 @@ from tunesmith import registry
 from tunesmith.errors import UserError
 from tunesmith.plan.evidence import Case, Expected, Measured, content, expected, measured, order
 from tunesmith.techniques._base import Technique
+from tunesmith.techniques._rate import default_rate
 
 NEEDS = {
     "merge": "one plain model folder at the end",
@@ -181,9 +182,8 @@ def _one(case: Case, planned: Mapping[str, Any], hoped: Expected | None, needs: 
         if reason.against and need in needs:
             unmet.append(need)
     rate = None
-    default = getattr(kind, "default_learning_rate", None)
-    if hoped is not None and default is not None:
-        rate = float(f"{default * hoped.factor:.2g}")
+    if hoped is not None:
+        rate = float(f"{default_rate(kind, [registry.load('task', case.task)]) * hoped.factor:.2g}")
     return Advised(
         name, None if hoped is None else round(hoped.behind, 2), rate, tuple(reasons), planned["fits"] is not False, tuple(unmet)
     )  # fmt: skip

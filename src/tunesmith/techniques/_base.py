@@ -34,6 +34,8 @@ class Technique(ABC):
     Options: ClassVar[type[Options]] = Options
 
     default_learning_rate: ClassVar[float]
+    output_layer_learning_rate: ClassVar[float | None] = None
+    """The default where a language model's own output layer learns, if that is another."""
     starts_as_identity: ClassVar[bool] = True
     """Whether the attached model computes what the untouched one does before the first step."""
     saves: ClassVar[Literal["state", "peft", "model"]] = "state"

@@ -10,7 +10,8 @@ learns how much each layer counts, because the last one is rarely the best for a
     feature = gamma * sum_l softmax(w)_l h_l        L + 2 parameters (layers, embeddings, gamma)
 
 Of a language model the output layer learns; where it shares its weights with the embedding it gets a copy of its own (V d
-parameters), because nothing would learn otherwise.
+parameters), because nothing would learn otherwise. It has learned already, and a rate for a head that begins at random spoils it: smollm2-135m on 256
+instructions, loss 4.84 untouched, 6.41 after 20 steps at 1e-2 and 4.03 at 1e-3.
 
 (Peters et al. 2018, section 3.2, equation 1; Peters et al. 2019, "To Tune or Not to Tune?", section 2.)
 """
@@ -48,6 +49,7 @@ class FeatureBased(Technique):
 
     Options = Options
     default_learning_rate = 1e-2
+    output_layer_learning_rate = 1e-3
     starts_as_identity: ClassVar[bool] = False  # pooling changes what the head reads
     cache_boundary: ClassVar[Literal["base"] | None] = "base"
 
