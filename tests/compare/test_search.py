@@ -198,9 +198,7 @@ def test_short_runs_get_longer_rungs(config: CompareConfig, trials: list[RunConf
         assert found["chosen"] == 1.5e-3
 
 
-def test_a_trial_is_not_measured_for_longer_than_it_learns(
-    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_is_measured_on_few_rows(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three validation rows a row of the first rung at most, a hundred at least, a thousand at most; rung 1 is 20 steps or a tenth."""
     config.epochs, config.batch_size = 1, 2
     assert search.most_rows(config, 256) == 3 * 20 * 2

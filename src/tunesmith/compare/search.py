@@ -54,7 +54,7 @@ FIRST_SEED = 0
 MOST_ROWS = 1000  # validation rows: more would cost more than they tell
 FEW_ROWS = 100
 ROWS = 3
-"""Validation rows for each row that a trial of the first rung learns from, at most: a forward pass is a third of a step, so a trial is not measured for longer than it learns."""
+"""Validation rows for each row that a trial of the first rung learns from, at most: a forward pass is a third of a step (in fp32, where steps are in bf16, two thirds)."""
 OFF = 0.97
 """A loss below this much of the plateau's is off it: 3 %, where losses of runs that stay on it differ by 1 or 2."""
 ON = 1.1
