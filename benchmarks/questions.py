@@ -134,11 +134,22 @@ def one_table(results: dict[str, Any]) -> Iterator[str]:
         )
     yield ""
     rest = [row for row in results["rows"] if row["kind"] != "technique" and row["primary"]]
-    yield f"For comparison: {', '.join(row['technique'] + ' ' + score(row) for row in rest)}.\n"
+    named = (
+        f"{row['technique']} {score(row)}{' (tie)' if (row['against_best'] or {}).get('tie') else ''}" for row in rest
+    )
+    yield f"For comparison: {', '.join(named)}.\n"
+    refused = {
+        run["technique"]: run["reason"]
+        for run in results["runs"]
+        if run["kind"] == "technique" and run["status"] == "refused"
+    }
+    yield from (f"Refused: {reason}\n" for reason in refused.values())
     lost = [
         f"{run['technique']} with seed {run['seed']} ({number(results, run['metrics']['after'][results['protocol']['primary']])})"
         for run in results["runs"]
-        if run["kind"] == "technique" and (came_to_nothing(run) or run["metrics"]["after"].get("accuracy", 1) < CHANCE)
+        if run["kind"] == "technique"
+        and run["status"] == "finished"
+        and (came_to_nothing(run) or run["metrics"]["after"].get("accuracy", 1) < CHANCE)
     ]
     if lost:
         yield (
@@ -351,7 +362,8 @@ def quality_per_cost() -> Iterator[str]:
         yield f"| technique | {unit(results)} | training seconds | better than the reference, a minute | best for its memory | best for its time |"
         yield "|---|---|---|---|---|---|"
         for name, row in sorted(techniques(results).items(), key=lambda pair: -(pair[1]["quality_per_cost"] or 0)):
-            gain = row["quality_per_cost"]
+            gain = row["quality_per_cost"]  # in hundredths
+            gain = gain if gain is None or better(results) else gain / 100
             yield (
                 f"| {name} | {score(row)} | {row['train_seconds']:.1f} | {'-' if gain is None else f'{gain:.0f}'} | {'yes' if row['pareto_memory'] else ''} | "
                 f"{'yes' if row['pareto_time'] else ''} |"
