@@ -203,7 +203,8 @@ def carried(found: dict[str, Any]) -> dict[str, Any]:
             {
                 **{key: each[key] for key in keys},
                 "techniques": {
-                    name: {key: one[key] for key in outcome} for name, one in sorted(each["techniques"].items())
+                    name: {key: one[key] for key in outcome} | {"factor": round(one["factor"], 6)}
+                    for name, one in sorted(each["techniques"].items())
                 },
             }
             for each in found["cases"]
