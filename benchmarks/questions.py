@@ -240,7 +240,8 @@ def overfitting() -> Iterator[str]:
         f"A frozen backbone has little to overfit with ({shown['feature-based', '32']:.2f} after 32 epochs). What helps: more rows (next question), fewer "
         "epochs, fewer parameters "
         "that learn (`feature-based`, then `lora` and its kin), and choosing on rows that are not learned from, with `training.keep_best=true` or "
-        "`training.early_stopping=2`, by the score that matters to you. The run says when it happens ([reliability.md](reliability.md)).\n"
+        "`training.early_stopping=2`, by the score that matters to you. A run that is measured often enough between its steps says when it happens "
+        "([reliability.md](reliability.md)); here evaluations may take half the time of training, and a thousand eval rows beside 200 to learn from leave few of them.\n"
     )
     kept = read("comparison_kept")
     if kept is not None:
