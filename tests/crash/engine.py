@@ -75,9 +75,8 @@ def command(
     if child == 0:
         code = 99
         try:
-            if (
-                signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            ):  # a shell's background job ignores Ctrl-C, and so would the run
+            # A shell's background job ignores Ctrl-C, and so would the run.
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             _speak_to(log)
             os.environ["TUNESMITH_CACHE"] = str(world / "cache")
