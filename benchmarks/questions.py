@@ -240,8 +240,9 @@ def overfitting() -> Iterator[str]:
         f"A frozen backbone has little to overfit with ({shown['feature-based', '32']:.2f} after 32 epochs). What helps: more rows (next question), fewer "
         "epochs, fewer parameters "
         "that learn (`feature-based`, then `lora` and its kin), and choosing on rows that are not learned from, with `training.keep_best=true` or "
-        "`training.early_stopping=2`, by the score that matters to you. A run that is measured often enough between its steps says when it happens "
-        "([reliability.md](reliability.md)); here evaluations may take half the time of training, and a thousand eval rows beside 200 to learn from leave few of them.\n"
+        "`training.early_stopping=2`, by the score that matters to you. A run that is measured twice or more between its steps says when it happens "
+        "([reliability.md](reliability.md)); here evaluations may take half the time of training, and a thousand eval rows beside 200 to learn from leave two of them "
+        "in 8 epochs and none in 2.\n"
     )
     kept = read("comparison_kept")
     if kept is not None:

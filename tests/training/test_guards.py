@@ -99,7 +99,31 @@ def test_overfitting(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture
     settings: dict[str, Any] = {"technique": "full", "eval": flipped, "learning_rate": 1e-2, "max_steps": 40}
     found = noticed(go(tmp_path / "watched", models, training={"evaluations": 8}, **settings))
     assert "keep the best (training.keep_best=true)" in found["overfitting"]
-    assert "overfitting" not in noticed(go(tmp_path / "blind", models, training={"evaluations": 2}, **settings))
+    seldom = noticed(go(tmp_path / "seldom", models, training={"evaluations": 2}, **settings))
+    assert "that training began with" in seldom["overfitting"]
+    assert "overfitting" not in noticed(go(tmp_path / "blind", models, training={"evaluations": 1}, **settings))
+
+
+def measured(step: int, loss: float) -> dict[str, Any]:
+    return {"event": "evaluate", "step": step, "split": "eval", "metrics": {"loss": loss}}
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"),
+    [((1.3, 1.64), True), ((1.64, 1.3), False), ((0.7, 0.85), False), ((0.7, 0.72), False)],
+    ids=["rose above the start", "falls", "rose a little above the start", "hardly rose"],
+)
+def test_overfitting_that_is_measured_twice(losses: tuple[float, float], warned: bool) -> None:
+    """The first evaluation of a run of few rows and many steps comes when it has overfitted already."""
+    trained = lines(0.7, 0.1, 0.05, 0.001)
+    found = said(*trained[:2], measured(20, losses[0]), *trained[2:], measured(40, losses[1]))
+    assert ("overfitting" in found) == warned
+
+
+def test_rows_of_another_kind_are_no_overfitting() -> None:
+    """Their loss is above that of the training rows from the beginning, and training has not fallen by half."""
+    trained = lines(3.0, 2.5, 2.2, 2.0)
+    assert said(*trained[:2], measured(20, 5.0), *trained[2:], measured(40, 5.1)) == {}
 
 
 def test_parameters_that_nothing_reads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
