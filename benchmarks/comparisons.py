@@ -33,6 +33,9 @@ COMPARISONS = {
     "entities": f"{ENTITIES} --techniques {ALL} --search halving",
     "instructions": f"{INSTRUCTIONS} --techniques {ALL},qlora --search halving",
     "rank": f"{SMALL} --max-train-rows 4000 --epochs 2 --techniques lora --learning-rate 2e-3 --baselines none --grid lora.rank=1,2,4,8,16,32,64",
+    "prompt": f"{REVIEWS} --techniques prompt-tuning --learning-rate 1e-1 --baselines none --grid prompt-tuning.length=1,5,20,50,100",
+    "width": f"{REVIEWS} --techniques adapter --learning-rate 1e-3 --baselines none --grid adapter.reduction=2,8,32,128",
+    "layers": f"{REVIEWS} --techniques lora --learning-rate 5e-4 --baselines none --grid lora.layers=1,2,4,6",
     "rows": f"{SMALL} --epochs 3 --techniques full,lora,adapter,feature-based --baselines tfidf --grid max_train_rows=100,400,1600,6400 "
     "--set learning_rates.full=5e-4 --set learning_rates.lora=2e-3 --set learning_rates.adapter=2e-3",
     "epochs": f"{SMALL} --max-train-rows 200 --techniques full,lora,feature-based --baselines none --grid epochs=2,8,32 "

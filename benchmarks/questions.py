@@ -395,6 +395,35 @@ def rank() -> Iterator[str]:
     )
 
 
+SIZES = (
+    ("prompt", "tokens of the prompt", "How long a prompt"),
+    ("width", "width of the hidden states over that of the adapter", "How wide an adapter"),
+    ("layers", "uppermost layers with LoRA", "How many layers"),
+)
+
+
+def sizes() -> Iterator[str]:
+    """How long a prompt, how wide an adapter, how many layers."""
+    found = {name: read(f"comparison_{name}") for name, _, _ in SIZES}
+    if None in found.values():
+        return
+    yield "## How long a prompt, how wide an adapter, how many layers?\n"
+    yield "minilm on 2,000 movie reviews, three seeds, two runs at once; the knee is the cheapest value within noise of the best ([studies.md](studies.md)).\n"
+    for name, setting, question in SIZES:
+        results = found[name]
+        assert results is not None
+        (entry,) = results["studies"]
+        yield f"{question}? `{results['protocol']['command']}`\n"
+        yield f"| {setting} | accuracy (%) | parameters that learn | training seconds | |"
+        yield "|---|---|---|---|---|"
+        for point in entry["points"]:
+            mark = "knee" if point["value"] == entry["knee"] else ""
+            yield (
+                f"| {point['value']} | {score(point)} | {point['trainable_parameters']:,.0f} | {point['train_seconds']:.1f} | {mark} |"
+            )
+        yield ""
+
+
 def page() -> str:
     """All of it."""
     head = [
@@ -403,7 +432,18 @@ def page() -> str:
         "relations, and measure "
         "yours with `tunesmith compare`.\n",
     ]
-    parts = (needed, side_by_side, losses, overfitting, frozen, nothing_learned, share_and_time, quality_per_cost, rank)
+    parts = (
+        needed,
+        side_by_side,
+        losses,
+        overfitting,
+        frozen,
+        nothing_learned,
+        share_and_time,
+        quality_per_cost,
+        rank,
+        sizes,
+    )
     return "\n".join([*head, *(line for part in parts for line in part())]).rstrip() + "\n"
 
 

@@ -673,7 +673,10 @@ def planned() -> Iterator[str]:
 def compared() -> Iterator[str]:
     """The full protocol on real data, and studies of one setting."""
     names = ("reviews", "entities", "instructions")
-    found = {name: RESULTS / f"comparison_{name}.json" for name in (*names, "rank", "rows", "epochs", "kept", "head")}
+    found = {
+        name: RESULTS / f"comparison_{name}.json"
+        for name in (*names, "rank", "prompt", "width", "layers", "rows", "epochs", "kept", "head")
+    }
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.is_file()}
     if not found:
         return

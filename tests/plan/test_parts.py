@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.plan import clock, machine, room, shapes
+from tunesmith.cli.commands_plan import crowded
+from tunesmith.plan import clock, machine, room, shapes, waiting
 from tunesmith.plan.alive import peak_of
 from tunesmith.plan.prediction import SPARE, Prediction, several
 from tunesmith.training.precision import Masters
@@ -152,12 +153,48 @@ def test_the_optimiser_costs_more_with_more_numbers() -> None:
 
 
 def test_a_machine_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "BUSY", 2.0)  # whatever else this machine does
     machine.machine.cache_clear()
     first = machine.machine("cpu", False, torch.get_num_threads())
     machine.machine.cache_clear()
     monkeypatch.setattr(machine.processes, "call", lambda *_: pytest.fail("measured again"))
     assert machine.machine("cpu", False, torch.get_num_threads()) == first
     assert first.tensor > 0 and list(cache.glob("machine/*/machine.json"))
+
+
+def test_a_busy_machine_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured beside other processes serves its run and is not kept."""
+    found: list[dict[str, Any]] = [
+        {"tensor": each, "number": {"1000": 1e-9}, "byte": 0.0, "waited": share}
+        for each, share in ((9.0, 0.5), (1.0, 0.01))
+    ]
+    monkeypatch.setattr(machine.processes, "call", lambda *_: found.pop(0))
+    seen = []
+    for _ in range(3):
+        machine.machine.cache_clear()
+        seen.append(machine.machine("cpu", False, 77).tensor)
+    assert seen == [9.0, 1.0, 1.0]
+
+
+def test_waiting_for_a_core(tmp_path: Path) -> None:
+    for name, text in (("1", "4000000000 1000000000 7"), ("2", "0 1000000000 1"), ("3", "ended")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text(text, encoding="ascii")
+    before = waiting.waited(tmp_path)
+    assert before == waiting.Waited(4.0, 2.0)
+    assert waiting.Waited(7.0, 3.0).since(before) == pytest.approx(0.25)
+    assert before.since(before) == 0.0
+    assert waiting.waited(tmp_path / "nothing") is None
+
+
+def test_the_own_threads_are_counted() -> None:
+    """Where the system says so, a product of matrices is time on a core."""
+    before = waiting.waited()
+    if before is None:
+        pytest.skip("this system does not count how long threads wait")
+    torch.ones(500, 500) @ torch.ones(500, 500)
+    after = waiting.waited()
+    assert after is not None and after.ran > before.ran
 
 
 def prediction(**more: Any) -> Prediction:
@@ -181,3 +218,14 @@ def test_stages_add_up() -> None:
     assert (found["seconds"], found["memory_bytes"], found["fits"], found["steps"]) == (5.0, 150, False, 10)
     assert several([one, prediction(seconds=None, unknown={"seconds": "why"}).as_json()])["seconds"] is None
     assert several([one]) == one
+    waits = [prediction(waited=share).as_json() for share in (None, 0.1, 0.3)]
+    assert several(waits)["waited"] == 0.3 and several(waits[:1] * 2)["waited"] is None
+
+
+def test_a_busy_machine_is_said() -> None:
+    said = "other processes had the cores 30% of the time"
+    assert said in prediction(waited=0.3).sentence()
+    assert said not in prediction(waited=0.1).sentence()
+    assert said not in prediction(waited=0.3, seconds=None).sentence()
+    assert crowded([prediction(waited=0.1).as_json(), prediction(waited=0.3).as_json(), {"status": "failed"}])
+    assert not crowded([prediction(waited=0.1).as_json(), prediction().as_json()])

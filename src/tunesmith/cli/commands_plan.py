@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,4 +136,13 @@ def notes(found: list[dict[str, Any]]) -> list[str]:
     lines += [
         f"{each['technique']}: no {name}: {why}." for each in found for name, why in each.get("unknown", {}).items()
     ]
-    return lines
+    return [*lines, *crowded(found)]
+
+
+def crowded(found: Sequence[dict[str, Any]]) -> list[str]:
+    """That times hold for a busy machine, if they do."""
+    from tunesmith.plan.prediction import busy
+
+    shares = [each["waited"] for each in found if each.get("seconds") is not None and each.get("waited") is not None]
+    why = busy(max(shares, default=None))
+    return [f"time: {why}."] if why else []

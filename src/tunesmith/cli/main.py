@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from tunesmith import __version__, launch
+from tunesmith.cli.threads import spin_briefly_beside_others
 from tunesmith.errors import Interrupted, TunesmithError, UserError, interrupt
 
 SEVERAL = ("train", "resume")
@@ -82,6 +83,7 @@ def register() -> None:
 def main(args: list[str] | None = None) -> None:
     """Entry point: runs a command and turns errors into one sentence and an exit code."""
     signal.signal(signal.SIGTERM, interrupt)
+    spin_briefly_beside_others()
     register()
     sys.exit(run(args))
 

@@ -56,6 +56,7 @@ def say(advised: Advised, text: str | None, written: Path | None) -> None:
     """Print it for people."""
     from rich.table import Table
 
+    from tunesmith.cli.commands_plan import crowded
     from tunesmith.compare.format import count, in_bytes, rate, seconds
     from tunesmith.console import people
 
@@ -86,6 +87,8 @@ def say(advised: Advised, text: str | None, written: Path | None) -> None:
     console.print(
         "behind the best: points expected, from comparisons that were measured on other rows; less than 0.5 is a tie, and the cheaper comes first."
     )
+    for line in crowded(advised.predictions):
+        console.print(line, markup=False)
     for each in advice.ranked[:EXPLAINED]:
         console.print(f"\n{each.technique}:", style="bold")
         for reason in each.reasons:

@@ -25,6 +25,7 @@ from tunesmith.plan.machine import machine
 from tunesmith.plan.prediction import Planned, Prediction
 from tunesmith.plan.room import Kept, Room, chunked, kept, room
 from tunesmith.plan.shapes import Shape, largest, shapes
+from tunesmith.plan.waiting import waited
 from tunesmith.seeding import derive
 from tunesmith.tasks._chunked import FEWEST, NUMBERS
 from tunesmith.training.attention import attention_kernel
@@ -99,13 +100,16 @@ def forecast(session: Session, known: Known) -> Prediction:
     with _undisturbed(session):
         found = _kept(session, worst)
         stands = None if found is None else _room(session, known, found, worst, held)
-        seconds = None
+        seconds = share = None
         if found is None or stands is None:
             unknown.setdefault("memory", "a pass over a few rows could not be counted")
         elif stands.largest < worst.rows:
             unknown.setdefault("seconds", "the largest pass may not fit into memory, so none was timed")
         elif "seconds" not in unknown:
+            before = waited()
             seconds, timed = _seconds(session, steps, every, known, unknown)
+            after = waited()
+            share = None if before is None or after is None else after.since(before)
             stands = _room(session, known, found, worst, held, *_slack(session, found, worst, timed, held[0]))
     return Prediction(
         technique=session.technique.name,
@@ -120,6 +124,7 @@ def forecast(session: Session, known: Known) -> Prediction:
         rows=sum(len(feed.rows.lengths) for feed in _feeds(session)),
         architecture="recurrent" if session.backbone.recurrent else session.backbone.kind,
         unknown=unknown,
+        waited=share,
     )
 
 

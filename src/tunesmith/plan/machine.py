@@ -1,4 +1,4 @@
-"""What the optimiser costs on this machine: measured once, kept in the cache by processor, threads and torch.
+"""What the optimiser costs on this machine: measured once, kept in the cache by processor, threads and torch (not where other processes had the cores).
 
 A step moves every number that learns through memory several times (gradient, two moments, the value; in half precision a copy of it), whatever the
 batch. Its time is a sum over tensors, each of which costs a little by itself, and over numbers, which cost more once they no longer fit the
@@ -28,9 +28,10 @@ from tunesmith import processes
 from tunesmith.cache import store
 from tunesmith.config import TrainingOptions
 from tunesmith.errors import TunesmithError
+from tunesmith.plan.waiting import BUSY, waited
 from tunesmith.training.optim import make_optimizer
 
-CODE = 1  # part of the key: raise it when what is measured changes
+CODE = 2  # part of the key: raise it when what is measured changes
 MANY, EACH = 64, 128  # tensors, and numbers in each, that say what a tensor costs
 SIZES = (1 << 15, 1 << 19, 1 << 22)  # numbers in one tensor that say what a number costs
 TIMES = 5
@@ -68,10 +69,13 @@ class Machine:
 def measure(payload: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: {"threads", "half", "device"} -> the content of a `Machine`."""
     torch.set_num_threads(int(payload["threads"]))
+    before = waited()
     device, half = torch.device(str(payload["device"])), bool(payload["half"])
     alone = _step([EACH] * MANY, half, device) / MANY
     number = {str(size): max(0.0, _step([size], half, device) - alone) / size for size in SIZES}
-    return {"tensor": alone, "number": number, "byte": _fresh(device)}
+    found = {"tensor": alone, "number": number, "byte": _fresh(device)}
+    after = waited()
+    return {**found, "waited": None if before is None or after is None else after.since(before)}
 
 
 def _step(sizes: list[int], half: bool, device: torch.device) -> float:
@@ -115,6 +119,14 @@ def _timed(work: Callable[[], None], device: torch.device, warm: int = 2) -> flo
     return sorted(found)[len(found) // 2]
 
 
+class _Crowded(Exception):
+    """Measured beside other processes: good for this run, and for no other."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        super().__init__("other processes had the cores")
+        self.found = found
+
+
 @lru_cache(maxsize=4)
 def machine(device: str, half: bool, threads: int) -> Machine:
     """What is known of this machine, measured if nothing is."""
@@ -133,10 +145,14 @@ def machine(device: str, half: bool, threads: int) -> Machine:
     def make(folder: Path) -> None:
         # CUDA is up in this process, and memory on the GPU is counted by what is allocated at once.
         found = measure(payload) if device != "cpu" else processes.call("tunesmith.plan.machine:measure", payload)
+        if (found["waited"] or 0.0) >= BUSY:
+            raise _Crowded(found)
         (folder / "machine.json").write_text(json.dumps(found), encoding="utf-8")
 
     try:
         found = json.loads((store.folder("machine", key, make) / "machine.json").read_text(encoding="utf-8"))
+    except _Crowded as crowded:
+        found = crowded.found
     except (TunesmithError, OSError, ValueError):
         found = measure(payload)
     return Machine(found["tensor"], {int(size): each for size, each in found["number"].items()}, found["byte"])

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tunesmith.plan.waiting import BUSY
+
 SPARE = 1.25
 """What is predicted must fit so many times: what was measured took up to 1.23 times its prediction."""
 PARTS = ("libraries", "weights", "gradients", "optimizer", "activations", "head", "cache", "evaluation")
@@ -28,6 +30,7 @@ class Prediction:
         rows: training rows (of a task that cuts long ones, their pieces).
         architecture: encoder, decoder, encoder-decoder or recurrent.
         unknown: why something is None, by its name.
+        waited: share of the time that passes were timed in which they waited for a core; None where nothing was timed or the system does not say.
     """
 
     technique: str
@@ -42,6 +45,7 @@ class Prediction:
     rows: int
     architecture: str
     unknown: dict[str, str] = field(default_factory=dict)
+    waited: float | None = None
 
     @property
     def memory_bytes(self) -> int | None:
@@ -57,11 +61,6 @@ class Prediction:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values, the peak and whether it fits beside the parts."""
         return {**asdict(self), "memory_bytes": self.memory_bytes, "fits": self.fits}
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Prediction:
-        """What `as_json` gave."""
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
 
     def sentence(self) -> str:
         """One line for people."""
@@ -79,11 +78,22 @@ class Prediction:
         text = f"Predicted: {', '.join(said)}" if said else "Nothing is predicted"
         for name, why in self.unknown.items():
             text += f"; no {name}: {why}"
+        if self.seconds is not None and (crowded := busy(self.waited)):
+            text += f"; {crowded}"
         if self.fits is False:
             text += f"; that does not fit safely into {_bytes(self.available_bytes)}"
             if self.largest_batch:
                 text += f", {self.largest_batch} rows in a forward pass would (training.micro_batch_size)"
         return f"{text}."
+
+
+def busy(share: float | None) -> str | None:
+    """That the machine was not idle while passes were timed; None where it was, or nobody knows."""
+    if share is None or share < BUSY:
+        return None
+    return (
+        f"other processes had the cores {share:.0%} of the time while passes were timed, so an idle machine is faster"
+    )
 
 
 class Planned(Exception):
@@ -119,6 +129,7 @@ def several(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rows": sum(each["rows"] for each in stages),
         "fits": False if False in fits else None if None in fits else True,
         "available_bytes": min(each["available_bytes"] for each in stages),
+        "waited": max((each["waited"] for each in stages if each["waited"] is not None), default=None),
         "largest_batch": None if None in (found := [each["largest_batch"] for each in stages]) else min(found),
         "unknown": {name: why for each in stages for name, why in each["unknown"].items()},
         "stages": [dict(each) for each in stages],
