@@ -630,6 +630,8 @@ def comparing() -> Iterator[str]:
             f"| {all_['peer_seconds']:,.0f} | {all_['multiple']:.2f} |"
         )
     yield ""
+    if "protocol" in found and len(all_["peer_seeds"]) < len(all_["seeds"]):
+        yield f"The peer ran with seed {', '.join(map(str, all_['peer_seeds']))} alone, counted for all.\n"
     if "screening" in found:
         yield remark
 

@@ -55,7 +55,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
             raise processes.ChildError("the loss is not finite at step 3; lower --learning-rate.", 2)
         after = {"accuracy": 1 - loss, "loss": loss}
         result = {"status": "finished", "metrics": {"after": after, "primary": "accuracy"}, "training": {"tokens": round(1000 * (run.epochs or 0))},
-                  "cost": {"train_seconds": 1.0}, "provenance": {"config_sha256": config_sha256(run)}}  # fmt: skip
+                  "cost": {"train_seconds": 1.0}, "provenance": {"config_sha256": config_sha256(run), "inputs_sha256": search.sha256_of_inputs(run)}}  # fmt: skip
         place = Path(str(run.output))
         (place / "artifact").mkdir(parents=True)
         write_json(place / "result.json", result)
@@ -108,6 +108,16 @@ def test_what_is_there_is_not_done_again(config: CompareConfig, trials: list[Run
     config.batch_size = 8  # other trials
     search.carry_out(config, folder)
     assert len(trials) == count + 1 + 7 + 7
+
+
+def test_an_adapter_that_was_trained_again_is_searched_again(
+    config: CompareConfig, trials: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it holds, under the same name."""
+    for content, expected in (("first", 7), ("first", 7 + 1), ("second", 8 + 7)):  # the trial that failed has no result
+        monkeypatch.setattr(search, "sha256_of_inputs", lambda run, content=content: {"init_adapter a": content})
+        search.carry_out(config, Path(str(config.output)))
+        assert len(trials) == expected
 
 
 def test_jobs_search_techniques_beside_each_other(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
