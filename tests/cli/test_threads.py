@@ -22,6 +22,18 @@ def test_others_have_half_of_the_cores(tmp_path: Path, running: int, cores: int,
     assert environment.get("GOMP_SPINCOUNT") == expected
 
 
+def test_the_command_line_looks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.cli import main as command_line
+
+    looked: list[bool] = []
+    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command_line, "spin_briefly_beside_others", lambda: looked.append(True))
+    monkeypatch.setattr(command_line, "run", lambda args: 0 if looked else 1)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([])
+    assert ended.value.code == 0
+
+
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
 def test_what_the_user_chose_stays(tmp_path: Path, name: str) -> None:
     load = tmp_path / "loadavg"

@@ -220,6 +220,10 @@ def test_stages_add_up() -> None:
     assert several([one]) == one
     waits = [prediction(waited=share).as_json() for share in (None, 0.1, 0.3)]
     assert several(waits)["waited"] == 0.3 and several(waits[:1] * 2)["waited"] is None
+    older = {
+        name: value for name, value in waits[0].items() if name != "waited"
+    }  # of a run that an earlier version began
+    assert several([older, waits[2]])["waited"] == 0.3
 
 
 def test_a_busy_machine_is_said() -> None:

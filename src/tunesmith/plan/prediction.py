@@ -129,7 +129,7 @@ def several(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rows": sum(each["rows"] for each in stages),
         "fits": False if False in fits else None if None in fits else True,
         "available_bytes": min(each["available_bytes"] for each in stages),
-        "waited": max((each["waited"] for each in stages if each["waited"] is not None), default=None),
+        "waited": max((share for each in stages if (share := each.get("waited")) is not None), default=None),
         "largest_batch": None if None in (found := [each["largest_batch"] for each in stages]) else min(found),
         "unknown": {name: why for each in stages for name, why in each["unknown"].items()},
         "stages": [dict(each) for each in stages],
