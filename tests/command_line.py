@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,3 +55,10 @@ def beside(payload: dict[str, Any]) -> dict[str, Any]:
     os.chdir(payload["folder"])
     Path(payload["file"]).write_text(str(os.getpid()))
     return vars(call(*payload["args"]))
+
+
+def loaded(payload: dict[str, Any]) -> dict[str, bool]:
+    """Which of what runs need was there before this child began."""
+    renaming = sys.modules.get("transformers.conversion_mapping")
+    names = {name: name in sys.modules for name in ("peft", "tunesmith.run")}
+    return {**names, "renaming": getattr(renaming, "_checkpoint_conversion_mapping_cache", None) is not None}

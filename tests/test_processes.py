@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -50,6 +51,7 @@ torch.cuda.is_available = counted
 for name in ("_lazy_init", "get_device_capability", "get_device_properties", "current_device", "mem_get_info"):
     setattr(torch.cuda, name, touched)
 processes._import_libraries(processes.FIRST + processes.THEN)
+processes._get_ready()
 assert {"transformers", "accelerate", "datasets"} <= sys.modules.keys()
 assert "bitsandbytes" not in sys.modules
 assert processes.COUNT_BY_NVML not in os.environ
@@ -110,3 +112,19 @@ def test_a_nursery_ends_with_its_owner(tmp_path: Path, first: str, idle: bool) -
         done = subprocess.run([sys.executable, "-c", script], stdout=said, stderr=said, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "said").read_text()
     assert not Path(told.read_text()).parent.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("first", ["torch", "json"])  # a nursery of its own interpreter, and one that is forked
+@pytest.mark.parametrize("many", [False, True])
+def test_what_every_run_needs_is_made_once_for_many(tmp_path: Path, first: str, many: bool) -> None:
+    script = (
+        f"import {first}, json, sys; from tunesmith import processes; processes.open_nursery(many={many}); "
+        "print(json.dumps(processes.call('command_line:loaded', {})))"
+    )
+    surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False, env=surroundings
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"peft": True, "tunesmith.run": many, "renaming": many}

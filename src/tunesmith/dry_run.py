@@ -74,7 +74,7 @@ def techniques_of(config: RunConfig, named: Sequence[str]) -> list[str]:
 
 def predict_all(config: RunConfig, techniques: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One entry a technique, in order: its prediction, or why it would be refused (`status`, `reason`)."""
-    processes.open_nursery()
+    processes.open_nursery(many=True)
     found = []
     for name in techniques_of(config, techniques):
         own = config.model_copy(update={"technique": name}, deep=True)

@@ -32,6 +32,13 @@ from tunesmith.private import hide
 
 FIRST = ("torch", "transformers.generation.utils", "datasets")  # what a run itself needs before its first step
 THEN = ("accelerate", "peft", "sklearn.linear_model")  # and what some of its children need beside
+OURS = (  # what trains, plans and verifies: a third of a second, worth it where many children are to come
+    "tunesmith.artifacts.verify",
+    "tunesmith.run",
+    "tunesmith.training.loop",
+    "tunesmith.plan.forecast",
+    "scipy.optimize",
+)
 NICE = 10  # a tenth of the time of a busy core
 COUNT_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
@@ -88,7 +95,7 @@ def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     return _run(target, payload)
 
 
-def open_nursery(*, idle: bool = False) -> None:
+def open_nursery(*, idle: bool = False, many: bool = False) -> None:
     """Start the parent of later children: a fork where nothing but imports has happened here, else a fresh interpreter.
 
     A process that has computed with torch must not be forked: its thread pools and CUDA state do not survive, and its
@@ -97,6 +104,7 @@ def open_nursery(*, idle: bool = False) -> None:
 
     Args:
         idle: torch may have been imported here, and nothing was computed with it.
+        many: many children are to come, so what each would do before its first step is done once, before the first of them.
     """
     global _address
     if _address is not None or not hasattr(os, "fork") or sys.platform == "darwin":
@@ -114,6 +122,7 @@ def open_nursery(*, idle: bool = False) -> None:
             address,
             str(listener.fileno()),
             str(os.getpid()),
+            *(["--many"] if many else []),
         ]
         nursery = subprocess.Popen(command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=2).pid
     else:
@@ -122,7 +131,7 @@ def open_nursery(*, idle: bool = False) -> None:
         nursery = os.fork()
         if nursery == 0:
             try:
-                aside = threading.Thread(target=_import_aside)
+                aside = threading.Thread(target=_import_aside, args=(many,))
                 aside.start()
                 aside.join()
                 _nurse(listener, address, owner)
@@ -168,11 +177,23 @@ def _import_libraries(names: Sequence[str]) -> None:
     gc.freeze()
 
 
-def _import_aside() -> None:
+def _import_aside(many: bool) -> None:
     """The rest of the imports, in a thread that gives way to whoever is at work: only a thread of its own may do so and leave the process as it was."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     _import_libraries(THEN)
+    if many:
+        _get_ready()
+
+
+def _get_ready() -> None:
+    """Do what every run does before it opens a model: import our own modules, and build the table by which transformers renames weights."""
+    _import_libraries(OURS)
+    with suppress(
+        ImportError, AttributeError, TypeError
+    ):  # the table is its own affair, and is built later where it has moved
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+    gc.freeze()
 
 
 def _nurse(listener: socket.socket, address: str, owner: int) -> None:
@@ -316,6 +337,8 @@ if __name__ == "__main__" and sys.argv[1] == "--nursery":
     owner = int(sys.argv[4])
     if os.getppid() == owner:
         processes._import_libraries(processes.FIRST + processes.THEN)
+        if "--many" in sys.argv[5:]:
+            processes._get_ready()
     processes._nurse(socket.socket(fileno=int(sys.argv[3])), sys.argv[2], owner)
 elif __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)

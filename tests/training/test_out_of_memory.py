@@ -276,7 +276,9 @@ def test_a_real_limit_of_the_address_space(tmp_path: Path, models: Path) -> None
     model = str(tiny_model("bert", models / "bert"))
     script = SCRIPT.format(room=60, model=model, place=str(tmp_path / "run-"))
     surroundings = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False, env=surroundings)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False, env=surroundings
+    )
     said = " ".join(done.stderr.split())
     assert done.returncode == 0, said[-2000:]
     assert "memory ran out at step 1" in said

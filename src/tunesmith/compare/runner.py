@@ -145,7 +145,7 @@ def _carry_out_all(
     config: CompareConfig, folder: Path, command: str | None, started: float, *, overwrite: bool
 ) -> Comparison:
     quiet_libraries()
-    processes.open_nursery()
+    processes.open_nursery(many=True)
     config.techniques = config.techniques or default_techniques(config)
     if config.baselines is None:
         config.baselines = default_baselines(config)
