@@ -387,9 +387,9 @@ def rank() -> Iterator[str]:
     for point in entry["points"]:
         yield f"| {point['value']} | {score(point)} | {point['trainable_parameters']:,.0f} | {point['train_seconds']:.1f} |"
     yield ""
-    means = [100 * point["mean"] for point in entry["points"][1:]]
+    means = [100 * point["mean"] for point in entry["points"]]
     yield (
-        f"From rank {entry['points'][1]['value']} on the means lie within {max(means) - min(means):.1f} points, about what seeds differ by. Rank changes size, not time. "
+        f"The means lie within {max(means) - min(means):.1f} points, about what seeds differ by. Rank changes size, not time. "
         "Hu et al. 2021 (table 6) found the same for "
         "GPT-3. `--grid lora.rank=1,2,4,8` draws this curve for your rows and marks its knee ([studies.md](studies.md)).\n"
     )
