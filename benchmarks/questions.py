@@ -422,6 +422,15 @@ def sizes() -> Iterator[str]:
                 f"| {point['value']} | {score(point)} | {point['trainable_parameters']:,.0f} | {point['train_seconds']:.1f} | {mark} |"
             )
         yield ""
+        least, most = sorted((entry["points"][0], entry["points"][-1]), key=lambda point: point["trainable_parameters"])
+        yield (
+            f"From {least['value']} to {most['value']}: {most['trainable_parameters'] / least['trainable_parameters']:.0f} times the parameters, "
+            f"{100 * (most['mean'] - least['mean']):+.1f} points, {most['train_seconds'] / least['train_seconds']:.1f} times the training time.\n"
+        )
+    yield (
+        "One learning rate serves all values of a curve. The longest prompt is trained at that of the shortest, and every token of it is one more for attention to spread over: "
+        "search a rate for the length you want (`--search halving`). LoRA on the uppermost layers keeps the states of the layers below, so here time does fall.\n"
+    )
 
 
 def page() -> str:
