@@ -19,7 +19,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('tunesmith needs Python 3.11 or later; set PYTHON=') if sys.version_info < (3, 11) else 0"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[qlora,serve,onnx,tracking,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[qlora,serve,onnx,tracking,ray,dev]"
 	@touch $@
 
 demo: setup
