@@ -9,6 +9,7 @@ A run takes the cores of the smallest node, or its Nth part with `--jobs N`; a G
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -80,7 +81,7 @@ class Cluster(Pool):
         if not ray.is_initialized():
             try:
                 knock(str(config.ray))
-                ray.init(address=config.ray, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=config.ray, log_to_driver=False, logging_level=logging.ERROR)
             except Exception as error:  # ray raises several kinds
                 reason = str(error).strip().split("\n")[0]
                 raise UserError(
