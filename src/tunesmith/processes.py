@@ -189,9 +189,8 @@ def _import_aside(many: bool) -> None:
 def _get_ready() -> None:
     """Do what every run does before it opens a model: import our own modules, and build the table by which transformers renames weights."""
     _import_libraries(OURS)
-    with suppress(
-        ImportError, AttributeError, TypeError
-    ):  # the table is its own affair, and is built later where it has moved
+    # The table is an affair of transformers': where it has moved, every run builds it as before.
+    with suppress(ImportError, AttributeError, TypeError):
         importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
     gc.freeze()
 
