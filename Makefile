@@ -28,7 +28,7 @@ demo: setup
 
 # One process a core, one thread each: tiny models gain nothing from more.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks

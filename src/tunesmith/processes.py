@@ -133,7 +133,8 @@ def open_nursery(*, idle: bool = False, many: bool = False) -> None:
             try:
                 aside = threading.Thread(target=_import_aside, args=(many,))
                 aside.start()
-                aside.join()
+                while aside.is_alive() and os.getppid() == owner:
+                    aside.join(1.0)
                 _nurse(listener, address, owner)
             finally:
                 os._exit(1)

@@ -1,4 +1,4 @@
-"""Runs over a Ray cluster of several nodes, one of which dies on the way. Skips where ray is not installed: `make setup` leaves it out."""
+"""Runs over a Ray cluster of several nodes, one of which dies on the way. Skips where ray is not installed; `make setup` installs it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_a_second_try_of_a_task_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     from tunesmith import processes
     from tunesmith.compare import cluster
 
-    asked = []
+    asked, opened = [], []
+    monkeypatch.setattr(processes, "open_nursery", lambda **how: opened.append(how))
     monkeypatch.setattr(processes, "answer", lambda target, payload: asked.append(payload) or {"result": {}})
     monkeypatch.setattr(cluster.os, "environ", dict(os.environ))
     payload = {"place": str(tmp_path), "overwrite": True, "resume": False}
@@ -60,6 +61,7 @@ def test_a_second_try_of_a_task_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         assert not (tmp_path / cluster.ATTEMPT).exists()
     begun = [(each["overwrite"], each["resume"]) for each in asked]
     assert begun == [(True, False), (True, False), (False, True), (True, False)]
+    assert opened == [{"idle": True}] * 4  # what verifies each is a fork of it
 
 
 def test_a_fresh_run_whose_node_dies_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,15 +101,19 @@ def test_a_fresh_run_whose_node_dies_goes_on(tmp_path: Path, monkeypatch: pytest
 
 
 WORLD = """
-import json, os, sys, threading, time, traceback
+import importlib, json, os, sys, threading, time, traceback
 from pathlib import Path
 from ray.cluster_utils import Cluster
 import tunesmith
 
+beside = threading.Thread(target=importlib.import_module, args=("tunesmith.compare.cluster",))
+beside.start()
 model, folder, given = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}  # that a node is dead is known after 2.5 s, by itself after 15
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": soon})
 workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
 cluster.wait_for_nodes()
+beside.join()
 
 def kill():
     places = [folder / "runs" / "lora" / str(seed) for seed in (0, 1)]
@@ -134,15 +140,14 @@ def test_a_node_that_dies_on_the_way(models: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model, folder = str(tiny_model("bert", models / "bert")), tmp_path / "c"
     command = [sys.executable, "-c", WORLD, model, str(folder), json.dumps(GIVEN)]
-    done = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=600, check=False
-    )
-    assert (folder / "killed").is_file(), done.stderr[-3000:]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as world:
+        here = tunesmith.compare(model, output=tmp_path / "here", **GIVEN)  # while it imports and waits
+        _, said = world.communicate(timeout=600)
+    assert (folder / "killed").is_file(), said[-3000:]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert {run["status"] for run in results["runs"]} == {"finished"}
     assert results["protocol"]["ray"]["nodes"] == 2
     assert "Ray cluster" in (folder / "report.html").read_text(encoding="utf-8")
-    here = tunesmith.compare(model, output=tmp_path / "here", **GIVEN)
     ours = {(run["technique"], run["seed"]): run["metrics"] for run in results["runs"]}
     for run in here.results["runs"]:
         assert ours[(run["technique"], run["seed"])] == run["metrics"]  # whichever node, and however often
@@ -150,7 +155,11 @@ def test_a_node_that_dies_on_the_way(models: Path, tmp_path: Path, monkeypatch: 
     assert [run["metrics"] for run in again.results["runs"]] == [run["metrics"] for run in results["runs"]]
 
 
-def test_no_cluster_is_a_sentence(models: Path, tmp_path: Path) -> None:
+def test_no_cluster_is_a_sentence(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is made ready here for runs that are children of its nodes."""
+    from tunesmith import processes
+
     pytest.importorskip("ray", reason="ray is not installed (pip install 'tunesmith[ray]')")
+    monkeypatch.setattr(processes, "open_nursery", lambda **_: pytest.fail("opened"))
     with pytest.raises(UserError, match="cannot reach a Ray cluster"):
         tunesmith.compare(str(tiny_model("bert", models / "bert")), ray="127.0.0.1:1", output=tmp_path / "c", **GIVEN)

@@ -5,6 +5,7 @@ Each process writes what it met to OUTPUT/rank-N.json.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -113,10 +114,13 @@ def main(models: Path, output: Path) -> None:
     place = launch.launched()
     assert place is not None
     if place.rank == 0:
-        processes.open_nursery()
+        # Imported once, for itself and its children.
+        processes._import_libraries((*processes.FIRST, *processes.THEN, *processes.OURS))
+        processes.open_nursery(idle=True)
     met: dict[str, Any] = {}
     for name, settings in CASES.items():
         result = go(models, output / name, **settings)
+        gc.freeze()  # what is there by now stays, and each run looks through it five times
         met[name] = {"folder": str(result.folder), "after": result.result["metrics"]["after"]}
     met["by-one"] = runs.resume(output / "by-one")["training"]["steps"]
     failures = {

@@ -145,7 +145,8 @@ def _carry_out_all(
     config: CompareConfig, folder: Path, command: str | None, started: float, *, overwrite: bool
 ) -> Comparison:
     quiet_libraries()
-    processes.open_nursery(many=True)
+    if config.ray is None or config.search != "none":  # the runs of a cluster are children of its nodes
+        processes.open_nursery(many=True)
     config.techniques = config.techniques or default_techniques(config)
     if config.baselines is None:
         config.baselines = default_baselines(config)
