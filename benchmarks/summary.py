@@ -766,7 +766,9 @@ def advised() -> Iterator[str]:
         )
     yield ""
     yield (
-        f"Advised within noise of the best: {hits} of {len(cases)}, {behind:.1f} points behind on average. Always the same technique instead: "
+        f"Advised within noise of the best: {hits} of {len(cases)}, {behind:.1f} points behind on average (by rows whatever their labels, as before "
+        f"[decision 0010](decisions/0010-what-a-plan-and-an-advice-rest-on.md) was changed: {found['by_rows']['within_noise']}, "
+        f"{found['by_rows']['behind']:.1f} points). Always the same technique instead: "
         + ", ".join(f"{name} {count}" for name, count in sorted(found["always"].items(), key=lambda pair: -pair[1]))
         + ".\n"
     )

@@ -95,7 +95,7 @@ def answer(target: str, payload: dict[str, Any]) -> dict[str, Any]:
     return _run(target, payload)
 
 
-def open_nursery(*, idle: bool = False, many: bool = False) -> None:
+def open_nursery(*, idle: bool = False, many: bool = False, fork: bool = True) -> None:
     """Start the parent of later children: a fork where nothing but imports has happened here, else a fresh interpreter.
 
     A process that has computed with torch must not be forked: its thread pools and CUDA state do not survive, and its
@@ -105,6 +105,7 @@ def open_nursery(*, idle: bool = False, many: bool = False) -> None:
     Args:
         idle: torch may have been imported here, and nothing was computed with it.
         many: many children are to come, so what each would do before its first step is done once, before the first of them.
+        fork: this process may be forked; not where threads and connections of others live in it, as in a worker of Ray.
     """
     global _address
     if _address is not None or not hasattr(os, "fork") or sys.platform == "darwin":
@@ -113,7 +114,7 @@ def open_nursery(*, idle: bool = False, many: bool = False) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
-    if "torch" in sys.modules and not idle:
+    if not fork or ("torch" in sys.modules and not idle):
         command = [
             sys.executable,
             "-m",

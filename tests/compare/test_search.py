@@ -276,6 +276,24 @@ def test_the_only_rate_off_the_plateau_is_not_tried_again(
     assert found["chosen"] == 1.5e-4 and found["runs"] == 5 + 2
 
 
+def test_what_is_taken_in_place_of_the_lowest_loss_is_said(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.5e-3 ends lowest, and stood on log 2 in the first rung, which 5e-4 had left."""
+    losses = {5e-5: (0.9, 0), 1.5e-4: (0.8, 0), 5e-4: (0.6, 0.401), 1.5e-3: (0.693, 0.400), 5e-3: (2.0, 0)}
+
+    def measure(run: RunConfig, *_: Any) -> dict[str, Any]:
+        loss = losses[float(run.learning_rate or 0)][float(run.epochs or 0) > 1]
+        return {"status": "finished", "reason": None, "loss": loss, "score": 0.5, "tokens": 1, "seconds": 1.0}
+
+    monkeypatch.setattr(search, "measure", measure)
+    (found,) = search.carry_out(config, Path(str(config.output)))
+    assert found["chosen"] == 5e-4 and found["why"] == search.BORNE in capsys.readouterr().err
+    losses[1.5e-3] = (0.64, 0.400)
+    (found,) = search.carry_out(config, Path(str(config.output)))
+    assert found["chosen"] == 1.5e-3 and found["why"] == search.LOWEST
+
+
 def test_rates_that_wait_on_the_plateau() -> None:
     """All that have come down to it, and the highest below them that has not; not one that went up, nor one far below."""
 
@@ -287,6 +305,21 @@ def test_rates_that_wait_on_the_plateau() -> None:
     assert kept(r1=2.7, r3=0.77, r10=0.37, r30=0.372, r100=5.0) == [3, 10, 30]
     assert kept(r1=0.371, r3=0.37) == [1, 3]
     assert kept(r1=2.7, r3=0.77) == [1, 3]
+
+
+def test_a_rate_that_one_of_two_seeds_could_not_bear_is_not_taken() -> None:
+    """In the first rung it stood on the plateau (0.37), which a lower one had left; a lower one on its way down is no such rate."""
+
+    def rate(value: float, *losses: float) -> dict[str, Any]:
+        return {"rate": value, "rungs": [{"loss": loss} for loss in losses]}
+
+    low, high = rate(6e-4, 0.322, 0.2594), rate(2e-3, 0.380, 0.2588)
+    assert search.picked([high, low], 0.37) is low
+    assert search.picked([high, low], None) is high  # a task without a plateau
+    assert search.picked([high, rate(6e-4, 0.38, 0.2594)], 0.37) is high  # neither had left it
+    assert search.picked([low, rate(2e-3, 0.30, 0.27)], 0.37) is low
+    assert search.picked([high, rate(6e-4, 0.322, 0.372)], 0.37) is high  # which went back there
+    assert search.picked([rate(6e-4, 0.64, 0.25), rate(2e-3, 0.32, 0.26)], 0.37)["rate"] == 6e-4
 
 
 def test_where_no_rate_comes_off_the_plateau_the_default_stands(

@@ -65,6 +65,8 @@ def test_what_is_expected_is_the_weighted_mean() -> None:
         (Case("text-classification", "encoder", 10_000_000, 1000), 1),
         (Case("text-classification", "decoder", 1_000_000, 1000), 1),
         (Case("token-classification", "encoder", 1_000_000, 1000), 1),
+        (Case("text-classification", "encoder", 1_000_000, 10_000, num_labels=10), 0),  # as many rows a label
+        (Case("text-classification", "encoder", 1_000_000, 1000, num_labels=10), 1),
     ],
 )
 def test_distance(other: Case, distance: float) -> None:
@@ -97,6 +99,17 @@ def test_ranking_by_what_is_expected() -> None:
     assert names(found) == ["full", "adapter", "lora", "feature-based"]
     assert found.best is not None and found.best.technique == "full"
     assert [each.behind for each in found.ranked] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_what_counts_is_rows_a_label() -> None:
+    """1,000 rows of 100 labels are advised on as 10 of one, and the reason says so."""
+    few = Case("text-classification", "encoder", 1_000_000, 10)
+    known = [*KNOWN, one("few", few, full=9.0, lora=5.0, adapter=7.0, feature_based=0.0)]
+    assert names(advise("text-classification", ALL, evidence=known))[0] == "full"
+    many = advise("text-classification", [planned(each["technique"], num_labels=100) for each in ALL], evidence=known)
+    assert names(many)[0] == "feature-based" and many.case.num_labels == 100
+    (reason,) = (reason for reason in many.ranked[0].reasons if reason.rule == "rows")
+    assert reason.says.endswith("; 10 rows a label")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +211,7 @@ def test_the_command_proposes_what_train_takes(
     asked = ["plan", *given, "--techniques", "full,lora,adapter", "--advise"]
     said = cli(*asked, "--needs", "switch,merge", "--output", "run.yaml")
     assert said.code == 0, said.err
+    assert re.search(r"3\d rows with 2 labels", " ".join(said.out.split()))
     assert "technique: lora" in said.out and "tunesmith train --config run.yaml" in said.out
     lacks = dict(re.findall(r"^\d +(\w+) .* yes +(.*?) *$", said.out, re.M))
     assert next(iter(lacks)) == "lora" and lacks == {"lora": "", "full": "switch", "adapter": "merge"}

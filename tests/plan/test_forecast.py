@@ -148,9 +148,28 @@ def test_from_python_as_train_takes_it(models: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"techniques": ["lora"], "batch_size": 8, "doctor": False, "device": "cpu"}
     (one,) = tunesmith.plan(model, train=rows, retain=[{"text": "what was known"}], **given)
     assert one["status"] == "planned" and one["rows"] > 0 and one["architecture"] == "encoder"
+    assert one["num_labels"] == 2
     stages = [{"name": name, "task": "text-classification", "train": rows} for name in ("first", "second")]
     (two,) = tunesmith.plan(model, stream={"stages": stages}, **given)
     assert two["status"] == "planned" and two["steps"] == one["steps"]
+
+
+@pytest.mark.parametrize(
+    ("other", "head", "labels"),
+    [("token-classification", "own", 3), ("text-classification", "shared", 2), ("text-classification", "own", 4)],
+)
+def test_labels_of_tasks_that_learn_together(other: str, head: str, labels: int, models: Path) -> None:
+    """A head that two tasks share counts once, and one without labels of rows as one answer."""
+    import tunesmith
+
+    tasks = [
+        {"name": name, "task": task, "train": rows_for(task, 24), **({"head": head} if name == "second" else {})}
+        for name, task in (("first", "text-classification"), ("second", other))
+    ]
+    given: dict[str, Any] = {"techniques": ["lora"], "batch_size": 8, "doctor": False, "device": "cpu"}
+    stream = {"stages": [{"name": "both", "tasks": tasks}]}
+    (found,) = tunesmith.plan(str(tiny_model("bert", models / "bert")), stream=stream, **given)
+    assert found["num_labels"] == labels
 
 
 def test_advice_on_a_stream_is_for_its_tasks(models: Path, tmp_path: Path) -> None:
@@ -163,6 +182,7 @@ def test_advice_on_a_stream_is_for_its_tasks(models: Path, tmp_path: Path) -> No
         stages = [{"name": name, "task": task, "train": rows_for(task, 24)} for name in ("first", "second")]
         found[kind] = tunesmith.advise(str(tiny_model(kind, models / kind)), stream={"stages": stages}, **given)
         assert found[kind]["case"]["task"] == task
+        assert found[kind]["case"]["num_labels"] == (2 if kind == "bert" else 1)
     named = {kind: [each["strategy"] for each in advice["strategies"]] for kind, advice in found.items()}
     assert "progressive" in named["bert"] and "progressive" not in named["t5"]
     assert "ewc" in named["t5"]

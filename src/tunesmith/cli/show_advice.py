@@ -80,8 +80,10 @@ def say(advised: Advised, text: str | None, written: Path | None) -> None:
         )  # fmt: skip
     console = people(stderr=False)
     case = advice.case
+    labels = f" with {case.num_labels} labels" if case.num_labels > 1 else ""
     console.print(
-        f"{case.task}, {case.rows:,} rows, {case.architecture} of {count(case.parameters)} parameters", markup=False
+        f"{case.task}, {case.rows:,} rows{labels}, {case.architecture} of {count(case.parameters)} parameters",
+        markup=False,
     )
     console.print(table)
     console.print(

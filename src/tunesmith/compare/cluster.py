@@ -37,9 +37,8 @@ TAKEN_ALONG = ("TUNESMITH_", "HF_", "TOKENIZERS_")  # variables that a task has 
 def work(target: str, payload: dict[str, Any], environment: dict[str, str], token: str) -> dict[str, Any]:
     """On a node, in a worker of its own: a run, from the last checkpoint where this is not the first try."""
     os.environ.update(environment)
-    processes.open_nursery(
-        idle=True
-    )  # the artifact is verified in a process of its own, which need not import everything again
+    # What verifies the artifact imports beside the run. Ray's workers are not forked (its documentation, "Forking new processes").
+    processes.open_nursery(fork=False)
     processes.take_threads()
     place = Path(payload["place"])
     place.mkdir(parents=True, exist_ok=True)

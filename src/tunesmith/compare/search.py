@@ -2,7 +2,7 @@
 
     rates     default x (0.1, 0.3, 1, 3, 10)             of each technique
     rung 1    all 5 for a tenth of a run's tokens        the 2 with the lowest validation loss go on
-    rung 2    2 for a quarter of a run's tokens          the better one is taken for all seeds
+    rung 2    2 for a quarter of a run's tokens          the better one is taken for all seeds (but see below)
 
 Every rung costs the same, half the tokens of one run, so that a technique's search costs those of one run (Jamieson & Talwalkar 2016, section 3: n
 arms, each rung with an equal share of the budget among those that are left; Li et al. 2018, section 3, call it a bracket). Techniques have the same
@@ -12,7 +12,7 @@ with it; runs of fewer than 200 steps get longer rungs (20 and 50 steps), becaus
 
 A rung says nothing either where no rate has come off the plateau (plateau.py: the loss of one answer for every row, from which a model of tags may take a hundred
 steps). It sorts out only the rates that have not even come down to it, and the next is twice as long, up to a run's length; if no rate is off it then,
-the default stands. Such a search costs more than one run, and its table says how much.
+the default stands. Such a search costs more than one run, and its table says how much. In the end a rate that stood on it where a lower one had left it is passed over.
 
 What is judged is the loss on validation rows (those of --validation, or 10 % of train by content hash), which tells rates apart long before the accuracy
 of a few hundred rows does; eval rows take no part. The runs themselves learn from all training rows again. A rate that diverges or fails loses. What a search
@@ -60,6 +60,7 @@ OFF = 0.97
 ON = 1.1
 """And one above this much of it has not come down to it yet."""
 LOWEST = "lowest validation loss"
+BORNE = "lowest validation loss of the rates that never stayed at the loss of one answer where a lower one had left it"
 
 Entry = dict[str, Any]
 
@@ -198,9 +199,10 @@ def one(
             why = f"no rate learned, so the default stands{of_all(alive)}"
         elif rows.plateau is None or last_loss(scored[0]) <= OFF * rows.plateau:
             count = 1 if whole else next((each for each in KEPT if each < len(alive)), 1)
-            alive, share = scored[:count], min(1.0, share * len(alive) / count)
             if count == 1:
-                chosen, why = alive[0]["rate"], LOWEST
+                taken = picked(scored, rows.plateau)
+                chosen, why = taken["rate"], LOWEST if taken is scored[0] else BORNE
+            alive, share = scored[:count], min(1.0, share * len(alive) / count)
         elif whole:
             why = f"after a whole run no rate is better than one answer for every row ({rows.plateau:.3f}), so the default stands: train longer"
         else:
@@ -222,6 +224,23 @@ def best(alive: Sequence[Entry], count: int) -> list[Entry]:
     """The rates with the lowest loss in their last rung, those nearest to the default first where it is the same; none that has no loss."""
     scored = [each for each in alive if each["rungs"] and each["rungs"][-1]["loss"] is not None]
     return sorted(scored, key=lambda each: (last_loss(each), abs(math.log(each["factor"]))))[:count]
+
+
+def picked(scored: Sequence[Entry], plateau: float | None) -> Entry:
+    """The first that is off the plateau and never stood on it in a rung in which a lower one of them had left it.
+
+    Each rung has a seed of its own: such a rate is too high for some seeds, and may be for those of the runs.
+    """
+    off = OFF * plateau if plateau is not None else math.inf
+
+    def too_high(each: Entry) -> bool:
+        lower = [one["rungs"] for one in scored if one["rate"] < each["rate"]]
+        return any(
+            rung["loss"] > off and any(rungs[number]["loss"] <= off for rungs in lower)
+            for number, rung in enumerate(each["rungs"])
+        )
+
+    return next((each for each in scored if last_loss(each) <= off and not too_high(each)), scored[0])
 
 
 def of_all(alive: Sequence[Entry]) -> str:

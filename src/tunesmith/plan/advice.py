@@ -149,7 +149,7 @@ def advise(
         )
     rows, architecture = planned[0]["rows"], planned[0]["architecture"]
     parameters = min(each["total_parameters"] for each in planned)
-    case = Case(task, architecture, parameters, rows)
+    case = Case(task, architecture, parameters, rows, planned[0].get("num_labels") or 1)
     known = measured() if evidence is None else evidence
     expectations = {each["technique"]: expected(case, _plain(each["technique"]), known) for each in planned}
     costs = {each["technique"]: math.inf if each["seconds"] is None else each["seconds"] for each in planned}
@@ -214,6 +214,8 @@ def _of_cost(planned: Mapping[str, Any]) -> list[Reason]:
 def _of_rows(case: Case, planned: Mapping[str, Any]) -> Reason:
     learning = planned["trainable_parameters"]
     says = f"{case.rows:,} rows teach {learning:,} parameters, {learning / max(case.rows, 1):,.0f} a row"
+    if case.num_labels > 1:
+        says += f"; {case.rows_a_label:.3g} rows a label"
     return Reason("rows", says, f"counted; what that does to quality is in {MEASURED}")
 
 

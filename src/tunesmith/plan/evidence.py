@@ -3,12 +3,13 @@
 Each measured case is a comparison of all techniques on real rows, every one at the rate that the same search gave it, with three seeds. The expected
 loss of a technique in a new case is its mean over measured cases, each weighted by how near it is:
 
-    d = |log10 rows - log10 rows'| + |log10 parameters - log10 parameters'| + [other task] + [other architecture]
+    d = |log10 n - log10 n'| + |log10 parameters - log10 parameters'| + [other task] + [other architecture]
+    n = rows / labels                                of a classifier, else rows
     w = exp(-2 d)                                    a kernel regression (Nadaraya 1964, Watson 1964) with the bandwidth 1/2
     expected = sum w behind / sum w                  behind: points that the technique was below the best one of that case
 
-Nothing is fitted: the distance and its bandwidth were written down before the cases were measured. `leave_one_out` says how far that carries: each case is
-advised on from the others alone.
+Nothing is fitted: the distance and its bandwidth were written down before the cases were measured, but for the labels, which came in on seeing the first case
+with more than two (docs/decisions/0010). `leave_one_out` says how far that carries: each case is advised on from the others alone.
 """
 
 from __future__ import annotations
@@ -34,16 +35,23 @@ class Case:
         architecture: encoder, decoder, encoder-decoder or recurrent.
         parameters: of the whole model.
         rows: to train on.
+        num_labels: of a classifier, one of which a row has; 1 for other tasks.
     """
 
     task: str
     architecture: str
     parameters: int
     rows: int
+    num_labels: int = 1
+
+    @property
+    def rows_a_label(self) -> float:
+        """What a label is learned from."""
+        return max(self.rows, 1) / self.num_labels
 
     def distance(self, other: Case) -> float:
         """0 for the same; 1 for each power of ten, another task, another architecture."""
-        apart = abs(math.log10(max(self.rows, 1)) - math.log10(max(other.rows, 1)))
+        apart = abs(math.log10(self.rows_a_label) - math.log10(other.rows_a_label))
         apart += abs(math.log10(max(self.parameters, 1)) - math.log10(max(other.parameters, 1)))
         return apart + (self.task != other.task) + (self.architecture != other.architecture)
 

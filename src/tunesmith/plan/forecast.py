@@ -123,6 +123,7 @@ def forecast(session: Session, known: Known) -> Prediction:
         largest_batch=None if stands is None or "memory" in unknown else stands.largest,
         rows=sum(len(feed.rows.lengths) for feed in _feeds(session)),
         architecture="recurrent" if session.backbone.recurrent else session.backbone.kind,
+        num_labels=_num_labels(session),
         unknown=unknown,
         waited=share,
     )
@@ -140,6 +141,12 @@ def stored_bytes(feed: Any) -> int:
         else None
     )
     return 0 if column is None else int(column.values.nbytes)
+
+
+def _num_labels(session: Session) -> int | None:
+    """Of all heads together, each counted once, one that has none as one answer; None where none has labels."""
+    counts = {part.head: part.task.num_labels for part in session.parts.values()}
+    return sum(count or 1 for count in counts.values()) if any(counts.values()) else None
 
 
 def _feeds(session: Session) -> list[Any]:

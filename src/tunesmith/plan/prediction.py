@@ -29,6 +29,7 @@ class Prediction:
         largest_batch: the most rows of the longest kind in one forward pass that fit; 0: not even one.
         rows: training rows (of a task that cuts long ones, their pieces).
         architecture: encoder, decoder, encoder-decoder or recurrent.
+        num_labels: of all classifiers of rows that learn together; None where there is none.
         unknown: why something is None, by its name.
         waited: share of the time that passes were timed in which they waited for a core; None where nothing was timed or the system does not say.
     """
@@ -44,6 +45,7 @@ class Prediction:
     largest_batch: int | None
     rows: int
     architecture: str
+    num_labels: int | None = None
     unknown: dict[str, str] = field(default_factory=dict)
     waited: float | None = None
 

@@ -123,6 +123,11 @@ class Task(ABC):
 
     # ---- what the training rows say
 
+    @property
+    def num_labels(self) -> int | None:
+        """Labels, one of which a row has; None where rows as a whole have none, several or a number."""
+        return None
+
     @abstractmethod
     def fit(self, train: Rows) -> None:
         """Learn what must be known before a model can be built (the labels), refusing rows that cannot be trained on."""

@@ -88,6 +88,11 @@ class TextClassification(Task):
 
     # ---- what the training rows say
 
+    @property
+    def num_labels(self) -> int | None:
+        """Labels, where a row has one of them."""
+        return None if self.problem in ("regression", "multi-label") else len(self.labels)
+
     def fit(self, train: Rows) -> None:
         """Learn the kind of problem, the labels and their weights."""
         self._refuse_nested(train)

@@ -126,6 +126,11 @@ class TextToText(Instruction):
             setattr(self, name, getattr(self.inner, name))
 
     @property
+    def num_labels(self) -> int | None:
+        """The wrapped task's."""
+        return self.inner.num_labels
+
+    @property
     def primary(self) -> str:
         """The wrapped task's, where rows are answered."""
         written = self.options.generate_rows or self.inner.name == "language-modeling"

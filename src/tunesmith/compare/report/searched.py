@@ -38,7 +38,7 @@ def search_table(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "rows": rows,
         "notes": [
             f"Loss on {counts['validation']:,} validation rows after each rung (→), of trials on {counts['train']:,} training rows with "
-            f"seed 0, by factors of the technique's default; {CHOSEN} marks the rate that all its seeds learn with{longer}. All techniques together: {runs} trials, "
+            f"a seed for each rung, by factors of the technique's default; {CHOSEN} marks the rate that all its seeds learn with{longer}. All techniques together: {runs} trials, "
             f"{human.count(tokens)} tokens, {human.seconds(seconds)}.",
             *lost,
         ],
