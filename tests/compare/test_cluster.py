@@ -21,7 +21,7 @@ from tunesmith.testing.rows import toy_rows
 
 GIVEN: dict[str, Any] = {
     "train": toy_rows(64), "eval": toy_rows(8), "techniques": ["lora"], "seeds": [0, 1], "baselines": [], "batch_size": 4, "max_steps": 150,
-    "training": {"checkpoint_every": 10, "log_every": 1, "evaluations": 1},
+    "training": {"checkpoint_every": 10, "log_every": 1, "evaluations": 1, "plan": False},
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_one_signal_stops_all_and_each_keeps_its_state(models: Path, tmp_path: P
         sys.executable, "-m", "tunesmith", "compare", "--model", str(tiny_model("bert", models / "bert")), "--train", str(train),
         "--techniques", "lora,full", "--seeds", "0", "--baselines", "none", "--jobs", "2", "--output", str(tmp_path / "c"),
         "--batch-size", "4", "--set", "doctor=off", "--max-steps", "20000", "--set", "training.log_every=1",
-        "--set", "training.evaluations=1",
+        "--set", "training.evaluations=1", "--set", "training.plan=false",
     ]  # fmt: skip
     process = subprocess.Popen(long, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     logs = [tmp_path / "c" / "runs" / name / "0" / "metrics.jsonl" for name in ("lora", "full")]

@@ -198,7 +198,9 @@ def pair(tmp_path: Path) -> Iterator[Any]:
 def test_what_happens_to_one_happens_to_all(how: str, pair: Any, tmp_path: Path, models: Path) -> None:
     """SIGTERM to the second saves the state and ends both with 130; SIGKILL of the second ends the first with 1. Neither hangs."""
     args = ("--model", tiny_model("bert", models / "bert"), "--train", "train.jsonl", "--max-steps", 20000)
-    answers, numbers = pair("train", *args, "--set", "training.log_every=1", "--output", "run")
+    answers, numbers = pair(
+        "train", *args, "--set", "training.log_every=1", "--set", "training.plan=false", "--output", "run"
+    )
     os.kill(numbers[1], signal.SIGTERM if how == "asked to stop" else signal.SIGKILL)
     first = answers[0].result(timeout=60)
     assert first["out"] == ""

@@ -27,7 +27,8 @@ def trained(models: Path, place: Path, rate: float | str | None, **more: Any) ->
     """The tensors of a run's artifact."""
     settings: dict[str, Any] = {
         "train": toy_rows(32), "eval": toy_rows(8), "technique": "lora", "max_steps": 6, "batch_size": 8, "learning_rate": 1e-12, "dtype": "float32", "device": "cpu",
-        "doctor": False, "training": {"head_learning_rate": rate}, **more,
+        "doctor": False, **more,
+        "training": {"head_learning_rate": rate, "plan": False, **more.get("training", {})},
     }  # fmt: skip
     kind = settings.pop("kind", "bert")
     run = tunesmith.train(str(tiny_model(kind, models / kind)), output=place, **settings)
