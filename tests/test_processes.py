@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,31 @@ def test_a_nursery_ends_with_its_owner(tmp_path: Path, first: str, idle: bool) -
         done = subprocess.run([sys.executable, "-c", script], stdout=said, stderr=said, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "said").read_text()
     assert not Path(told.read_text()).parent.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_process_that_may_not_be_forked_is_not(fork: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has not been imported, so nothing else speaks against it."""
+    from tunesmith import processes
+
+    class Made(Exception):
+        """By the one way or the other."""
+
+    def made(how: str) -> Any:
+        def make(*_: Any, **__: Any) -> None:
+            raise Made(how)
+
+        return make
+
+    monkeypatch.setattr(processes, "_address", None)
+    monkeypatch.setattr(processes, "_import_libraries", lambda names: None)
+    monkeypatch.setattr(processes.tempfile, "mkdtemp", lambda **_: str(tmp_path))
+    monkeypatch.setattr(os, "fork", made("fork"))
+    monkeypatch.setattr(processes.subprocess, "Popen", made("interpreter"))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(Made, match="fork" if fork else "interpreter"):
+        processes.open_nursery(fork=fork)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
